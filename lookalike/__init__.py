@@ -1,0 +1,1 @@
+"""Lookalike: measured, reproducible search for pictures that look alike."""

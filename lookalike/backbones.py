@@ -1,0 +1,180 @@
+"""Convolutional networks of keras.applications as image embedders: by name, cut at any layer, pooled to one vector.
+
+The network files that `model` writes and `extract` reads are a folder of two: `model.weights.h5`, the weights up to the
+cut, and `model.json`, a `Network`.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lookalike.errors import LookalikeError, closest
+from lookalike.files import write_json
+from lookalike.tf import keras
+
+WEIGHTS_FILE = "model.weights.h5"
+DESCRIPTION_FILE = "model.json"
+GEM_POWER = 3.0  # Radenovic, Tolias, Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, section 3.2
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network the weights file belongs to."""
+
+    backbone: str  # a name of `names()`
+    weights: str  # random, imagenet or file
+    layer: str  # its output is pooled
+    pooling: str  # avg, max or gem
+    dim: int  # D
+    parameters: int
+
+
+def names() -> list[str]:
+    """Every backbone of keras.applications that has a preprocess function, sorted."""
+    return sorted(_registry())
+
+
+def _registry() -> dict[str, tuple[Callable[..., keras.Model], ModuleType]]:
+    applications = keras.applications
+    modules = [module for module in vars(applications).values() if isinstance(module, ModuleType)]
+    registry = {
+        name: (builder, module)
+        for module in modules
+        if hasattr(module, "preprocess_input")
+        for name, builder in vars(module).items()
+        if name[0].isupper() and callable(builder)
+    }
+    for name in ("MobileNetV3Small", "MobileNetV3Large"):  # their builders stand outside their module
+        registry[name] = (getattr(applications, name), applications.mobilenet_v3)
+    return registry
+
+
+def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> keras.Model:
+    """Build a backbone without its classifier, give it weights, cut it behind `layer` ("" for the last feature map).
+
+    weights  "random": drawn with `seed`; "imagenet": downloaded and verified by Keras; "file": read from `file`.
+
+    Raises LookalikeError for an unknown name or layer, weights that do not fit, or a download that fails.
+    """
+    _check_name(backbone)
+    keras.backend.clear_session()  # or layer names would count on from an earlier network
+    keras.utils.set_random_seed(seed)
+    if weights == "imagenet":
+        whole = _with_imagenet(backbone)
+    else:
+        whole = _build(backbone, None)
+        if weights == "file":
+            _load_weights(whole, file, backbone)
+    return _cut(whole, backbone, layer)
+
+
+def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
+    """Write the network files; returns what they describe."""
+    network = Network(backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params())
+    model.save_weights(folder / WEIGHTS_FILE)
+    write_json(folder / DESCRIPTION_FILE, asdict(network))
+    return network
+
+
+def describe(folder: Path) -> Network:
+    """Read what network a folder holds."""
+    path = folder / DESCRIPTION_FILE
+    try:
+        return Network(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; make it: dvc repro model") from None
+    except (ValueError, TypeError):
+        raise LookalikeError(f"{path} does not describe a network; make it anew: dvc repro --force model") from None
+
+
+def load(folder: Path, image_size: int, precision: str) -> keras.Model:
+    """Load a network as one model from pixels to embedding: uint8 (B, S, S, 3) -> float32 (B, D).
+
+    precision  "float32", or "float16" / "bfloat16" for the convolutions, with variables and pooling in float32.
+
+    The backbone's own normalisation of pixel values is part of the model.
+    """
+    network = describe(folder)
+    _check_name(network.backbone)
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        whole = _build(network.backbone, image_size)
+        cut = _cut(whole, network.backbone, network.layer)
+        _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)
+        inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
+        preprocess = _registry()[network.backbone][1].preprocess_input
+        feature_map = cut(preprocess(keras.ops.cast(inputs, "float32")), training=False)  # (B, H, W, D)
+        return keras.Model(inputs, _pool(keras.ops.cast(feature_map, "float32"), network.pooling))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def _pool(feature_map: Any, pooling: str) -> Any:
+    axes = (1, 2)  # (B, H, W, D) -> (B, D)
+    if pooling == "max":
+        return keras.ops.max(feature_map, axis=axes)
+    if pooling == "gem":
+        powers = keras.ops.power(keras.ops.maximum(feature_map, 1e-6), GEM_POWER)
+        return keras.ops.power(keras.ops.mean(powers, axis=axes), 1 / GEM_POWER)
+    return keras.ops.mean(feature_map, axis=axes)
+
+
+def _check_name(backbone: str) -> None:
+    if backbone not in _registry():
+        raise LookalikeError(f"model.backbone is {backbone!r}; {closest(backbone, names())}")
+
+
+def _build(backbone: str, image_size: int | None, weights: str | None = None) -> keras.Model:
+    builder = _registry()[backbone][0]
+    try:
+        return builder(include_top=False, weights=weights, input_shape=(image_size, image_size, 3))
+    except ValueError as error:  # a size below the network's least, for one
+        raise LookalikeError(
+            f"{backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _with_imagenet(backbone: str) -> keras.Model:
+    # NASNet's builder takes its ImageNet weights only at the size they were trained at; the weights fit any size.
+    size = {"NASNetLarge": 331, "NASNetMobile": 224}.get(backbone)
+    try:
+        return _build(backbone, size, "imagenet")
+    except LookalikeError:
+        raise
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        raise LookalikeError(
+            f"model.weights is imagenet, but the weights of {backbone} could not be fetched: "
+            f"{' '.join(str(error).split())}. With no network: model.weights=file and model.file=<path>.weights.h5"
+        ) from None
+
+
+def _load_weights(model: keras.Model, file: Path, backbone: str) -> None:
+    if not file.is_file() or file.suffix != ".h5":
+        raise LookalikeError(f"{file} is not a weights file; model.file must name a .weights.h5 of {backbone}")
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns when it leaves a layer as it was drawn; a half-loaded network is no network.
+            warnings.filterwarnings("error", message=".*(no matching group|could not be loaded|retain their).*")
+            model.load_weights(file)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LookalikeError(f"{file} does not fit {backbone} without its classifier: {reason}") from None
+
+
+def _cut(whole: keras.Model, backbone: str, layer: str) -> keras.Model:
+    if not layer:
+        return whole
+    known = [item.name for item in whole.layers]
+    if layer not in known:
+        raise LookalikeError(f"model.layer is {layer!r}, but {backbone} has no such layer; {closest(layer, known)}")
+    output = whole.get_layer(layer).output
+    if len(output.shape) != 4:
+        raise LookalikeError(
+            f"model.layer {layer!r} gives {output.shape}, not a feature map (B, H, W, D); choose another"
+        )
+    return keras.Model(whole.input, output)

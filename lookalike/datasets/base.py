@@ -1,0 +1,30 @@
+"""What every data set takes and gives."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lookalike.params import Section
+
+
+class Settings(Section):
+    """Section `download` of params.yaml."""
+
+    dataset: Literal["digits", "caltech101", "folder"]
+    folder: str
+    labels: str
+    url: str
+    checksum: str
+    exclude: list[str]
+    limit_per_class: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One original file: where it will lie below data/raw, its class ("" if it has none), its bytes."""
+
+    path: PurePosixPath
+    label: str
+    content: bytes

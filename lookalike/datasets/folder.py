@@ -1,0 +1,77 @@
+"""The user's own images: one subfolder a class, or a CSV of path and label, or a flat, unlabelled folder."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from lookalike.datasets.base import Item, Settings
+from lookalike.errors import LookalikeError
+from lookalike.images import SUFFIXES
+from lookalike.stage import notice
+
+
+def items(settings: Settings) -> Iterator[Item]:
+    """Yield the images below `download.folder`, sorted by path.
+
+    Without `download.labels` the first folder of a path is its class, and an image directly in the folder has none.
+    With it, exactly the images that the CSV lists are taken, with its labels; an empty label means no class.
+    """
+    folder = Path(settings.folder)
+    if not folder.is_dir():
+        raise LookalikeError(
+            f"download.folder is {settings.folder!r}, not a folder: set it to the folder of your images "
+            "(-S download.folder=/path/to/images)"
+        )
+    labels = _from_csv(folder, settings.labels) if settings.labels else _from_folders(folder)
+    if not labels:
+        raise LookalikeError(f"{folder}: no image in it; looked for {' '.join(sorted(SUFFIXES))}, also in subfolders")
+    for path in sorted(labels):
+        yield Item(PurePosixPath(path), labels[path], (folder / path).read_bytes())
+
+
+def _from_folders(folder: Path) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    others = 0
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in relative.parts):
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            others += 1
+            continue
+        labels[relative.as_posix()] = relative.parts[0] if len(relative.parts) > 1 else ""
+    if others:
+        notice("download", f"{folder}: {others} files are no images by their name and were left out")
+    return labels
+
+
+def _from_csv(folder: Path, name: str) -> dict[str, str]:
+    table = folder / name
+    if not table.is_file():
+        raise LookalikeError(f"download.labels is {name!r}, but {table} does not exist; it lies inside download.folder")
+    labels: dict[str, str] = {}
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "label"} <= set(reader.fieldnames or []):
+                raise LookalikeError(
+                    f"{table}: the first line must name the columns path,label; it is {reader.fieldnames}"
+                )
+            for row in reader:
+                where = f"{table}, line {reader.line_num}"
+                path = PurePosixPath(row["path"] or "")
+                if path.is_absolute() or ".." in path.parts or not path.name:
+                    raise LookalikeError(f"{where}: path {row['path']!r} must be relative and inside {folder}")
+                if str(path) in labels:
+                    raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
+                if not (folder / path).is_file():
+                    raise LookalikeError(f"{where}: {folder / path} does not exist")
+                labels[str(path)] = (row["label"] or "").strip()
+    except UnicodeDecodeError as error:
+        raise LookalikeError(f"{table}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    return labels
+
+
+def origin(settings: Settings) -> str:
+    """The folder, and the CSV in it if one gives the labels."""
+    return " ".join(filter(None, [settings.folder, settings.labels]))

@@ -1,0 +1,183 @@
+"""Downloading: resumed, retried, checked, atomic, kept; and reading archives without trusting them."""
+
+import os
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+import filelock
+import platformdirs
+import requests
+
+from lookalike.errors import LookalikeError
+from lookalike.files import PARTIAL, file_digest
+from lookalike.progress import progress_bar
+
+TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of the answer
+BLOCK = 1 << 18  # bytes
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept between runs and clones: $LOOKALIKE_CACHE, or the user's cache folder."""
+    root = os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike", appauthor=False)
+    return Path(root) / "downloads"
+
+
+def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -> Path:
+    """Return a local file with the bytes of `url`, verified against `checksum`.
+
+    url       http(s), or file:// for a local copy, which is verified and used where it lies.
+    checksum  "md5:<hex>" or "sha256:<hex>".
+    attempts  tries without progress before giving up; backoff doubles between them, from `backoff` seconds.
+
+    An interrupted download goes on where it stopped if the server supports ranges. The file enters the cache only
+    once it is whole and its checksum fits. Raises LookalikeError otherwise.
+    """
+    algorithm, expected = parse_checksum(checksum)
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        local = Path(unquote(parts.path))
+        if not local.is_file():
+            raise LookalikeError(f"download.url {url}: there is no such file")
+        _verify(local, algorithm, expected, url)
+        return local
+    if parts.scheme not in ("http", "https"):
+        raise LookalikeError(f"download.url {url}: use http://, https:// or file:///absolute/path")
+
+    target = cache_folder() / f"{algorithm}-{expected}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{target}.lock"):  # two runs at once: the second finds the first one's file
+        if target.exists() and file_digest(target, algorithm) == expected:
+            return target
+        partial = target.with_name(target.name + PARTIAL)
+        resumed = partial.exists()
+        _download(url, partial, attempts, backoff)
+        if resumed and file_digest(partial, algorithm) != expected:
+            partial.unlink()  # what an earlier run left may be another file's beginning
+            _download(url, partial, attempts, backoff)
+        try:
+            _verify(partial, algorithm, expected, url)
+        except LookalikeError:
+            partial.unlink()
+            raise
+        partial.replace(target)
+    return target
+
+
+def parse_checksum(checksum: str) -> tuple[str, str]:
+    """Split "md5:<hex>" or "sha256:<hex>", lower-cased.
+
+    >>> parse_checksum("MD5:3138E1922A9193BFA496528EDBBC45D0")
+    ('md5', '3138e1922a9193bfa496528edbbc45d0')
+    """
+    algorithm, _, expected = checksum.lower().partition(":")
+    lengths = {"md5": 32, "sha256": 64}
+    if len(expected) != lengths.get(algorithm) or set(expected) - set("0123456789abcdef"):
+        raise LookalikeError(
+            f"download.checksum is {checksum!r}: write md5:<32 hex digits> or sha256:<64 hex digits> of the archive"
+        )
+    return algorithm, expected
+
+
+def _verify(path: Path, algorithm: str, expected: str, url: str) -> None:
+    actual = file_digest(path, algorithm)
+    if actual != expected:
+        raise LookalikeError(
+            f"{url}: expected {algorithm}:{expected}, got {algorithm}:{actual} ({path.stat().st_size:,} bytes); "
+            "nothing was unpacked. A damaged or another file: try again, or, if you trust it, set download.checksum"
+        )
+
+
+def _download(url: str, partial: Path, attempts: int, backoff: float) -> None:
+    failures = 0
+    while True:
+        before = partial.stat().st_size if partial.exists() else 0
+        try:
+            _download_rest(url, partial)
+            return
+        except requests.RequestException as error:
+            status = error.response.status_code if error.response is not None else None
+            permanent = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
+            malformed = isinstance(error, (requests.TooManyRedirects, requests.exceptions.InvalidURL))
+            if partial.exists() and partial.stat().st_size > before:
+                failures = 0  # it moved: a long download over a bad line may take many tries
+            failures += 1
+            if permanent or malformed or failures >= attempts:
+                have = f"; {partial.stat().st_size:,} bytes are kept and the next run goes on from there" * (
+                    partial.exists() and partial.stat().st_size > 0
+                )
+                raise LookalikeError(
+                    f"{url}: {_reason(error)} (tried {failures} times){have}. Check the network, or set "
+                    "download.url to a mirror or a file:///absolute/path"
+                ) from None
+            time.sleep(backoff * 2 ** (failures - 1))
+
+
+def _download_rest(url: str, partial: Path) -> None:
+    start = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # a compressed answer's offsets would not be the file's
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if answer.status_code == 416:  # nothing lies beyond what we have: it is whole, or it is not this file
+            return
+        answer.raise_for_status()
+        if answer.status_code != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            start = 0
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdigit() else None
+        with (
+            partial.open("ab" if start else "wb") as file,
+            progress_bar("download", total, "B", unit_scale=True, initial=start) as bar,
+        ):
+            for block in answer.iter_content(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+
+
+def _reason(error: requests.RequestException) -> str:
+    if error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.ConnectTimeout | requests.ReadTimeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return str(error)
+
+
+def tar_files(archive: IO[bytes], name: str) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yield path and bytes of every regular file in a tar stream, compressed or not.
+
+    Refuses the whole archive, with LookalikeError, at the first member that is a link or a device, or whose path is
+    absolute or climbs with `..`. Nothing is written by this function.
+    """
+    try:
+        with tarfile.open(fileobj=archive, mode="r|*") as tar:
+            for member in tar:
+                path = safe_path(member.name, name)
+                if member.isdir():
+                    continue
+                if not member.isreg():
+                    raise LookalikeError(f"{name}: {member.name!r} is a link or a device; refusing the archive")
+                content = tar.extractfile(member)
+                yield path, content.read() if content else b""
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise LookalikeError(f"{name}: not a readable tar archive ({error})") from None
+
+
+def safe_path(path: str, archive: str) -> PurePosixPath:
+    r"""Return an archive member's path, or raise LookalikeError if it could leave the folder it is unpacked to.
+
+    >>> safe_path("a/./b.jpg", "x.tar")
+    PurePosixPath('a/b.jpg')
+    """
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        raise LookalikeError(f"{archive}: member {path!r} would leave the folder; refusing the archive")
+    return pure

@@ -1,0 +1,152 @@
+"""From the bytes of an image file to an upright square of RGB pixels, under guard."""
+
+import hashlib
+import io
+import multiprocessing
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lookalike.errors import LookalikeError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content; Pillow's other readers are never tried
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+WHITE = (255, 255, 255)
+
+
+class ImageError(Exception):
+    """A file is not an image that can be used; the message is the reason, the same in every run."""
+
+
+def decode(content: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image file into an upright RGB image.
+
+    The first frame of an animation; EXIF orientation applied; transparency laid on white; 16-bit greyscale scaled to
+    8 bits. Width x height is checked against `max_pixels` before any pixel is decoded.
+
+    Raises ImageError for anything else: another format, a truncated file, pixels whose range is not defined.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not the pixels' fault
+            image = _open(content, max_pixels)
+            image.load()
+            return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:  # its message holds a memory address
+        raise ImageError(f"not an image in a known format ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a decoder may raise anything on hostile bytes; the file is rejected, with the reason
+        raise ImageError(f"cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _open(content: bytes, max_pixels: int) -> Image.Image:
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would only warn; ours, from params, is checked here
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF around good pixels: take them as they are stored
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image).astype(np.int64)
+        if grey.size and (grey.min() < 0 or grey.max() > 65535):
+            raise ImageError(f"mode {image.mode}: values from {grey.min()} to {grey.max()}, beyond 16 bits")
+        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ImageError("floating-point pixels have no defined range; convert to 8 or 16 bits first")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, size: int, how: str) -> np.ndarray:
+    """Resize to a square, antialiased (bicubic over the whole footprint of an output pixel).
+
+    how  "crop" keeps the central square; "pad" keeps everything, on white; "stretch" changes the aspect.
+
+    Returns uint8, (size, size, 3).
+    """
+    target = (size, size)
+    if how == "crop":
+        image = ImageOps.fit(image, target, Image.Resampling.BICUBIC)
+    elif how == "pad":
+        image = ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=WHITE)
+    else:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file: the SHA-256 of its bytes, and either pixels, uint8 (S, S, 3), or the reason why not."""
+
+    sha256: str
+    pixels: np.ndarray | None
+    reason: str = ""
+
+
+def decode_file(path: Path, size: int, how: str, max_pixels: int) -> Decoded:
+    """Read, decode and fit one file."""
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        return Decoded(sha256, fit(decode(content, max_pixels), size, how))
+    except ImageError as error:
+        return Decoded(sha256, None, str(error))
+
+
+def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, workers: int = 0) -> Iterator[Decoded]:
+    """Decode many files on several cores; results come in the order of `paths`.
+
+    workers  processes; 0 for one a core, 1 for none but this one.
+
+    At most a few chunks a worker are under way, so memory does not grow with the number of files.
+    """
+    work = partial(_decode_chunk, size=size, how=how, max_pixels=max_pixels)
+    workers = workers or os.cpu_count() or 1
+    chunks = [paths[start : start + 16] for start in range(0, len(paths), 16)]
+    if workers == 1 or len(chunks) == 1:
+        for chunk in chunks:
+            yield from work(chunk)
+        return
+    pending: deque[Future[list[Decoded]]] = deque()
+    # Not fork: a copy of a process that has threads can deadlock.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            for chunk in chunks:
+                pending.append(pool.submit(work, chunk))
+                if len(pending) >= 4 * workers:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        except BrokenProcessPool:
+            raise LookalikeError(
+                "a decoding process died, of memory or of a broken image; "
+                "set preprocess.workers: 1 to see which file it is, or lower preprocess.max_pixels"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode_chunk(paths: Sequence[Path], size: int, how: str, max_pixels: int) -> list[Decoded]:
+    return [decode_file(path, size, how, max_pixels) for path in paths]

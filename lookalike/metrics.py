@@ -1,0 +1,89 @@
+"""How good a ranking is: pure functions from ranked relevance to numbers.
+
+Everywhere, `relevant` is bool, (..., K): whether the image at each rank is relevant, best first, the query itself
+not in it; and `n_relevant` is int, (...): R, the relevant images in the whole gallery, at least 1, so that a miss
+costs. Leading axes are queries; each function returns float64 of that shape.
+"""
+
+import numpy as np
+
+
+def precision_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
+    """P@k = (hits among the first k) / k.
+
+    The denominator is k also where fewer than k images are relevant, so P@k can stay below 1.
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.4.
+
+    >>> float(precision_at_k(np.array([True, False, True, False]), k=2))
+    0.5
+    """
+    return np.asarray(_first(relevant, k).sum(axis=-1) / k)
+
+
+def recall_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    """R@k = (hits among the first k) / R.
+
+    The denominator is every relevant image of the gallery, uncapped, so R@k can stay below 1 where R > k.
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.3.
+
+    >>> float(recall_at_k(np.array([True, False, True, False]), n_relevant=np.array(4), k=3))
+    0.5
+    """
+    return np.asarray(_first(relevant, k).sum(axis=-1) / n_relevant)
+
+
+def hit_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
+    """Top-k accuracy (hit rate): 1 if any of the first k is relevant, else 0. No vote among neighbours.
+
+    Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015, on top-5; retrieval's
+    "Recall@k" of Jegou, Douze, Schmid, Product quantization for nearest neighbor search, 2011.
+
+    >>> float(hit_at_k(np.array([False, False, True]), k=2)), float(hit_at_k(np.array([False, False, True]), k=3))
+    (0.0, 1.0)
+    """
+    return np.asarray(_first(relevant, k).any(axis=-1), dtype=np.float64)
+
+
+def average_precision(relevant: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """Average precision of a ranked list, without interpolation; its mean over queries is mAP.
+
+        AP = 1/R * sum over hit ranks r of (hits among the first r) / r
+
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.4.
+
+    >>> float(average_precision(np.array([True, False, True]), n_relevant=np.array(2)))
+    0.8333333333333333
+    """
+    hits = np.cumsum(relevant, axis=-1)
+    ranks = np.arange(1, relevant.shape[-1] + 1)
+    return np.asarray((hits / ranks * relevant).sum(axis=-1) / n_relevant)
+
+
+def interpolated_precision(relevant: np.ndarray, n_relevant: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Precision-recall curve of each query: at each recall level, the best precision at that recall or more.
+
+    levels  float, (L,), in [0, 1].
+
+    Returns float64, (..., L); 0 where the list never reaches the level.
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.4, interpolated precision.
+
+    >>> interpolated_precision(np.array([True, False, True]), np.array(2), np.array([0.0, 0.5, 1.0])).round(3).tolist()
+    [1.0, 1.0, 0.667]
+    """
+    hits = np.cumsum(relevant, axis=-1)  # (..., K)
+    precision = hits / np.arange(1, relevant.shape[-1] + 1)
+    best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]  # best precision from each rank on
+    needed = np.ceil(levels * np.asarray(n_relevant)[..., None] - 1e-9)  # (..., L) hits that reach the level
+    flat_hits, flat_best, flat_needed = (array.reshape(-1, array.shape[-1]) for array in (hits, best, needed))
+    curves = np.zeros((len(flat_hits), len(levels)))
+    for row, (found, value, target) in enumerate(zip(flat_hits, flat_best, flat_needed, strict=True)):
+        rank = np.searchsorted(found, target)  # the first rank with that many hits
+        reached = rank < len(found)
+        curves[row, reached] = value[rank[reached]]
+    return curves.reshape(needed.shape)
+
+
+def _first(relevant: np.ndarray, k: int) -> np.ndarray:
+    if not 1 <= k <= relevant.shape[-1]:
+        raise ValueError(f"k is {k}, but the list has {relevant.shape[-1]} ranks")
+    return relevant[..., :k]

@@ -1,0 +1,69 @@
+"""params.yaml as frozen objects, strict: a typo stops the stage.
+
+The class of a section stands beside the code that obeys it, in a stage or in a room of the library, so that a new
+setting re-runs the stages it concerns and no others.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lookalike.errors import LookalikeError, closest
+
+
+class Section(BaseModel):
+    """One section of params.yaml: every key required, no other key allowed, values of exactly these types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+SECTIONS = ("download", "preprocess", "model", "extract", "index", "protocol", "evaluate", "benchmark")
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
+    """Read and check the section `name` of a params file.
+
+    Raises LookalikeError, naming file, key, value and what would be allowed, for anything but a complete,
+    well-typed section.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; run from the project's root or give --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LookalikeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise LookalikeError(f"{path} has no sections; restore it with: git checkout {path}")
+    for other in content:
+        if other not in SECTIONS:
+            raise LookalikeError(f"{path}: unknown section {other!r}; {closest(str(other), list(SECTIONS))}")
+    if name not in content:
+        raise LookalikeError(f"{path}: section {name!r} is missing; restore it with: git checkout {path}")
+    try:
+        return section.model_validate(content[name])
+    except ValidationError as error:
+        raise LookalikeError(f"{path}: {_first_problem(name, section, error)}") from None
+
+
+def _first_problem(name: str, section: type[Section], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join([name, *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}; {closest(str(problem['loc'][-1]), _keys(section, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"key {key} is missing; every key of a section is required"
+    given: Any = problem["input"]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} is {given!r}: {message}"
+
+
+def _keys(section: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
+    for part in parents:  # walk into nested sections, index.hnsw for one
+        nested = section.model_fields[str(part)].annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            section = nested
+    return list(section.model_fields)

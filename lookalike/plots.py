@@ -1,0 +1,128 @@
+"""Figures from tables, the same bytes in every run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lookalike.files import new_file
+
+BLUE, GREEN, RED, GREY = "#1f5fa8", "#1b8a4b", "#c0392b", "#8a8f98"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture of a result: pixels uint8 (S, S, 3); relevant is None where it is not known."""
+
+    pixels: np.ndarray
+    label: str
+    cosine: float
+    relevant: bool | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture of a query, pixels uint8 (S, S, 3), and of what it found, best first."""
+
+    pixels: np.ndarray
+    label: str
+    average_precision: float | None
+    hits: list[Hit]
+
+
+def precision_recall(curve: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
+    """Mean interpolated precision at 101 recall levels."""
+    figure, axes = _new(5.5, 4.5)
+    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision (interpolated, mean over queries)")
+    axes.set_title(f"Precision and recall: mAP {mean_ap:.3f}, {queries:,} queries")
+    _save(figure, path)
+
+
+def recall_at_k(recall: pd.DataFrame, path: Path) -> None:
+    """Mean share of all relevant images among the first k, and what a perfect ranking would reach."""
+    figure, axes = _new(5.5, 4.5)
+    axes.plot(recall["k"], recall["recall"], marker="o", markersize=3, label="measured", color=BLUE, linewidth=2)
+    axes.plot(recall["k"], recall["best_possible"], color=GREY, linestyle="--", label="best possible")
+    axes.set(xlabel="k (images shown)", ylabel="Recall@k (share of all relevant)", ylim=(0, None))
+    axes.set_xlim(0.5, recall["k"].max() + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("Recall among the first k")
+    axes.legend(loc="upper left", frameon=False)
+    _save(figure, path)
+
+
+def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
+    """Bars of the largest classes, split into gallery and queries; the rest are summed up in the title."""
+    shown = counts.head(most).iloc[::-1]
+    figure, axes = _new(6.5, 1.4 + 0.22 * len(shown))
+    axes.barh(shown["class"], shown["gallery"], color=BLUE, label="gallery")
+    axes.barh(shown["class"], shown["queries"], left=shown["gallery"], color=GREY, label="queries")
+    axes.set(xlabel="Images")
+    axes.grid(visible=False, axis="y")
+    axes.margins(y=0.01)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    left_out = f", the largest {len(shown)} shown" if len(counts) > most else ""
+    axes.set_title(f"Images in each of {len(counts)} classes{left_out}")
+    _save(figure, path)
+
+
+def example_queries(examples: list[Example], path: Path) -> None:
+    """A row a query: the query, then its hits, framed green (same class) or red, labelled with cosine and class."""
+    if not examples:
+        message("There is no query: the collection has one image.", path)
+        return
+    columns = 1 + max(len(example.hits) for example in examples)
+    figure = Figure(figsize=(1.25 * columns, 1.75 * len(examples) + 0.4), dpi=100, layout="constrained")
+    grid = figure.subplots(len(examples), columns, squeeze=False)
+    figure.suptitle("Queries from the best average precision (AP) to the worst, with their first hits", fontsize=10)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, example in zip(grid, examples, strict=True):
+        _picture(row[0], example.pixels, f"query\n{_short(example.label) or '(no label)'}", None)
+        if example.average_precision is not None:
+            row[0].set_title(f"AP {example.average_precision:.2f}", fontsize=8, loc="left")
+        for axes, hit in zip(row[1:], example.hits, strict=False):
+            colour = None if hit.relevant is None else GREEN if hit.relevant else RED
+            mark = "" if hit.relevant is None else " ✓" if hit.relevant else " ✗"  # not by colour alone
+            _picture(axes, hit.pixels, f"{hit.cosine:.3f}{mark}\n{_short(hit.label)}", colour)
+    _save(figure, path)
+
+
+def message(text: str, path: Path) -> None:
+    """A figure that says why there is nothing to draw."""
+    figure, axes = _new(5.5, 2)
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=axes.transAxes)
+    _save(figure, path)
+
+
+def _new(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=True, color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _picture(axes: Axes, pixels: np.ndarray, caption: str, frame: str | None) -> None:
+    axes.set_axis_on()
+    axes.imshow(pixels)
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(caption, fontsize=8)
+    axes.spines[:].set(color=frame or GREY, linewidth=2.5 if frame else 0.8)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 14 else label[:13] + "…"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with new_file(path) as partial:
+        # without the version of matplotlib, which would change the file's hash
+        figure.savefig(partial, format="png", metadata={"Software": None})

@@ -1,0 +1,22 @@
+"""What happens to embeddings before they are compared."""
+
+import numpy as np
+
+from lookalike.errors import LookalikeError
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1, so that an inner product is a cosine.
+
+    vectors  float32, (N, D).
+
+    Returns float32, (N, D). Raises LookalikeError for a row that is zero or not finite: it has no direction.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (N, 1)
+    bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
+    if len(bad):
+        raise LookalikeError(
+            f"{len(bad)} of {len(vectors)} vectors are zero or not finite, the first in row {bad[0]}; "
+            "they have no cosine. Rebuild them: dvc repro --force extract"
+        )
+    return np.asarray(vectors / lengths, dtype=np.float32)

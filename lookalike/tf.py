@@ -1,0 +1,43 @@
+"""Keras and TensorFlow, imported in one place and without a dozen lines of C++ log.
+
+Slow to import: only `model`, `extract` and what they alone use may import this module.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def _native_stderr_hidden() -> Iterator[None]:
+    """Hold back what the block writes to file descriptor 2; show it if the block raises.
+
+    No setting of TensorFlow's stops what it logs there while it is imported and first looks for a GPU.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(real, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from here on: warnings and errors
+os.environ["KERAS_BACKEND"] = "tensorflow"
+with _native_stderr_hidden():
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
+
+__all__ = ["keras", "tf"]

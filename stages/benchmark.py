@@ -1,0 +1,150 @@
+"""Measure how fast the search is: brute force against the index, in one run, on the same queries.
+
+Reads   data/features                   what is searched
+        data/index                      the settings of the index that ships
+        data/processed                  the files' hashes, which decide the split
+Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
+        plots/latency.csv               method, percentile, milliseconds
+
+Brute force is what a notebook does: scikit-learn's cosine_similarity of one query with all images, then numpy.argsort.
+Queries are held out of the gallery (section protocol), which is indexed anew in memory with the settings of data/index.
+Timings differ from run to run; compare the two methods of one run, never two runs.
+
+    python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots/latency.csv
+"""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import faiss
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from sklearn.metrics.pairwise import cosine_similarity
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import indexes, params, protocol, stage
+from lookalike.collection import check_same_images, load_collection, load_images
+from lookalike.files import new_file, write_json
+from lookalike.progress import progress_bar
+from lookalike.refine import unit_length
+
+K = 10
+WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
+
+
+class Settings(params.Section):
+    """Section `benchmark` of params.yaml."""
+
+    queries: Annotated[int, Field(ge=1)]
+    repeats: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+def main() -> None:
+    """Read the arguments, then time both methods in turn."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("features", type=Path, help="what extract wrote")
+    parser.add_argument("index", type=Path, help="what index wrote")
+    parser.add_argument("processed", type=Path, help="what preprocess wrote")
+    parser.add_argument("metrics", type=Path, help="JSON file to write")
+    parser.add_argument("table", type=Path, help="CSV file to write")
+    args = parser.parse_args()
+    settings = params.load(args.params, "benchmark", Settings)
+    protocol_settings = params.load(args.params, "protocol", protocol.Settings)
+    collection, images = load_collection(args.features), load_images(args.processed)
+    check_same_images(images, collection)
+    split = protocol.split(collection.paths, collection.labels, images.sha256, protocol_settings)
+    features = np.array(collection.features[split.gallery])  # in memory, as the notebook has them
+    queries = np.array(collection.features[split.queries[: settings.queries]])
+    index = indexes.build(unit_length(features), indexes.load_settings(args.index))
+    k = min(K, len(features))
+    report: dict[str, Any] = {"queries": len(queries), "gallery": len(features), "dim": features.shape[1]}
+
+    def brute_force(query: np.ndarray) -> np.ndarray:
+        return np.asarray(np.argsort(-cosine_similarity(query[np.newaxis], features)[0])[:k])
+
+    def indexed(query: np.ndarray) -> np.ndarray:
+        return np.asarray(index.search(unit_length(query[np.newaxis]), k)[1][0])
+
+    faiss.omp_set_num_threads(settings.threads)
+    with threadpool_limits(settings.threads):
+        seconds, found = measure({"brute_force": brute_force, index.kind: indexed}, queries, settings.repeats)
+    for method, memory in (("brute_force", features.nbytes), (index.kind, index.nbytes)):
+        report[method] = percentiles(seconds[method]) | {"bytes": memory}
+    if len(queries):
+        pairs = zip(found["brute_force"], found[index.kind], strict=True)
+        recall = np.mean([np.isin(approximate, exact).mean() for exact, approximate in pairs])
+        report[index.kind][f"recall@{k}"] = round(float(recall), 6)
+        report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[index.kind])), 1)
+        stage.notice("benchmark", f"{index.kind} answers {report['speedup_p50']} times faster than brute force, "
+                                  f"recall@{k} {recall:.4f}")  # fmt: skip
+    report["machine"] = {"threads": settings.threads, "cores": os.cpu_count(), "cpu": cpu_name()}
+    write_json(args.metrics, report)
+    with new_file(args.table) as partial:
+        table(seconds).to_csv(partial, index=False, lineterminator="\n")
+
+
+def measure(
+    methods: dict[str, Callable[[np.ndarray], np.ndarray]], queries: np.ndarray, repeats: int
+) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
+    """Time each method on each query, one at a time, the methods taking turns so that noise hits all alike.
+
+    queries  float32, (Q, D).
+
+    Returns seconds, float64 (repeats * Q,), and the rows found, by method.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    found: dict[str, list[np.ndarray]] = {}
+    with progress_bar("benchmark", repeats * len(methods) * len(queries), "query") as bar:
+        for _ in range(repeats):
+            for name, method in methods.items():
+                for query in queries[:WARM_UP]:
+                    method(query)
+                found[name] = []
+                for query in queries:
+                    start = time.perf_counter()
+                    rows = method(query)
+                    seconds[name].append(time.perf_counter() - start)
+                    found[name].append(rows)
+                bar.update(len(queries))
+    return {name: np.array(values) for name, values in seconds.items()}, found
+
+
+def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
+    """p50, p95 and p99 in milliseconds; None without a measurement."""
+    return {
+        f"p{percent}_ms": round(float(np.percentile(seconds, percent)) * 1000, 4) if len(seconds) else None
+        for percent in (50, 95, 99)
+    }
+
+
+def table(seconds: dict[str, np.ndarray]) -> pd.DataFrame:
+    """method, percentile, milliseconds: the whole distribution in steps of one percent, for a plot."""
+    rows = [
+        (name, percent, round(float(np.percentile(values, percent)) * 1000, 4))
+        for name, values in seconds.items()
+        for percent in range(1, 100)
+        if len(values)
+    ]
+    return pd.DataFrame(rows, columns=["method", "percentile", "milliseconds"])
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    stage.run("benchmark", main)

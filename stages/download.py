@@ -1,0 +1,65 @@
+"""Lay out the original files of one data set, checked and unpacked.
+
+Reads   the network, or nothing         according to download.dataset in params.yaml
+Writes  data/raw/<class>/<file>         the original files, byte for byte
+        data/raw/labels.csv             path, label: one line an image, sorted by path
+        data/raw.json                   counts and origin, for Git
+
+    python stages/download.py data/raw
+"""
+
+import csv
+import sys
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import datasets, params, stage
+from lookalike.errors import LookalikeError
+from lookalike.files import new_folder, write_json
+from lookalike.progress import progress_bar
+
+
+def main() -> None:
+    """Read the arguments, then write every image of the data set."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("raw", type=Path, help="folder to write; replaced as a whole")
+    args = parser.parse_args()
+    settings = params.load(args.params, "download", datasets.Settings)
+
+    labels: dict[PurePosixPath, str] = {}
+    total = 0
+    with new_folder(args.raw) as folder:
+        with progress_bar("download", None, "image") as bar:
+            for item in datasets.items(settings):
+                if item.path in labels:
+                    raise LookalikeError(f"{settings.dataset}: {item.path} comes twice; nothing was written")
+                target = folder / item.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(item.content)
+                labels[item.path] = item.label
+                total += len(item.content)
+                bar.update()
+        if not labels:
+            raise LookalikeError(f"{settings.dataset}: no image is left; check download.exclude {settings.exclude}")
+        with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["path", "label"])
+            table.writerows(sorted((str(path), label) for path, label in labels.items()))
+
+    classes = Counter(label for label in labels.values() if label)
+    unlabelled = len(labels) - classes.total()
+    write_json(args.raw.with_suffix(".json"), {
+        "dataset": settings.dataset,
+        "origin": datasets.origin(settings),
+        "images": len(labels),
+        "unlabelled": unlabelled,
+        "classes": len(classes),
+        "bytes": total,
+    })  # fmt: skip
+    stage.notice("download", f"{len(labels)} images in {len(classes)} classes, {unlabelled} without a label")
+
+
+if __name__ == "__main__":
+    stage.run("download", main)

@@ -1,0 +1,49 @@
+"""Build the search index over every embedding.
+
+Reads   data/features                   features.npy float32 (N, D), image_paths.npy, labels.npy
+Writes  data/index/index.faiss          N unit vectors, searchable by cosine
+        data/index/index.json           kind, settings, N, D
+        data/index/image_paths.npy      row i names vector i
+        data/index/labels.npy           row i: its class, "" if it has none
+        data/index.json                 counts and sizes, for Git
+
+    python stages/index.py data/features data/index
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import indexes, params, stage
+from lookalike.collection import load_collection
+from lookalike.files import new_folder, write_json
+from lookalike.refine import unit_length
+
+
+def main() -> None:
+    """Read the arguments, then build and save the index."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("features", type=Path, help="what extract wrote")
+    parser.add_argument("index", type=Path, help="folder to write; replaced as a whole")
+    args = parser.parse_args()
+    settings = params.load(args.params, "index", indexes.Settings)
+    collection = load_collection(args.features)
+
+    vectors = unit_length(collection.features)
+    count, dim = vectors.shape
+    index = indexes.build(vectors, settings)
+    with new_folder(args.index) as folder:
+        indexes.save(index, settings, collection.paths, collection.labels, dim, folder)
+    write_json(args.index.with_suffix(".json"), {
+        "kind": index.kind,
+        "images": count,
+        "dim": dim,
+        "bytes": index.nbytes,
+        "classes": len(set(collection.labels.tolist()) - {""}),
+    })  # fmt: skip
+    stage.notice("index", f"{index.kind}, {count} vectors of {dim} dimensions, {index.nbytes / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    stage.run("index", main)

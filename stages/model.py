@@ -1,0 +1,55 @@
+"""Put the embedding network into files.
+
+Reads   the network, or model.file, or nothing      according to model.weights in params.yaml
+Writes  data/model/model.weights.h5                 the weights up to model.layer
+        data/model/model.json                       backbone, layer, pooling, D
+        data/model.json                             the same and the weights' hash, for Git
+
+    python stages/model.py data/model
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import params, stage
+from lookalike.files import file_digest, new_folder, write_json
+
+
+class Settings(params.Section):
+    """Section `model` of params.yaml."""
+
+    backbone: str
+    weights: Literal["random", "imagenet", "file"]
+    file: str
+    layer: str
+    pooling: Literal["avg", "max", "gem"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def main() -> None:
+    """Read the arguments, then build, cut and save the network."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("model", type=Path, help="folder to write; replaced as a whole")
+    args = parser.parse_args()
+    settings = params.load(args.params, "model", Settings)
+
+    from lookalike import backbones  # TensorFlow: seconds that --help and a mistake in params need not wait
+
+    network = backbones.create(settings.backbone, settings.weights, Path(settings.file), settings.layer, settings.seed)
+    with new_folder(args.model) as folder:
+        description = backbones.save(network, settings.backbone, settings.weights, settings.pooling, folder)
+    sha256 = file_digest(args.model / backbones.WEIGHTS_FILE)
+    write_json(args.model.with_suffix(".json"), {**asdict(description), "weights_sha256": sha256})
+    stage.notice(
+        "model", f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"
+    )
+
+
+if __name__ == "__main__":
+    stage.run("model", main)

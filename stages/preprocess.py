@@ -1,0 +1,109 @@
+"""Decode every original into an upright RGB square.
+
+Reads   data/raw                                the original files and labels.csv
+Writes  data/processed/images.npy               uint8, (N, S, S, 3)
+        data/processed/image_paths.npy          row i: the image's path below data/raw; rows are sorted by it
+        data/processed/labels.npy               row i: its class, "" if it has none
+        data/processed/sha256.npy               row i: SHA-256 of the original file, hex
+        data/processed/rejected.csv             path, reason: what could not be decoded
+        data/processed.json                     counts and shape, for Git
+
+    python stages/preprocess.py data/raw data/processed
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import images, params, stage
+from lookalike.collection import RowWriter, save_strings
+from lookalike.errors import LookalikeError
+from lookalike.files import new_folder, write_json
+from lookalike.progress import progress_bar
+
+
+class Settings(params.Section):
+    """Section `preprocess` of params.yaml."""
+
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    fit: Literal["crop", "pad", "stretch"]
+    max_pixels: Annotated[int, Field(ge=1)]
+    max_rejected: Annotated[float, Field(ge=0, le=1)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+
+
+def main() -> None:
+    """Read the arguments, then decode what labels.csv lists."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("raw", type=Path, help="folder of original files with labels.csv")
+    parser.add_argument("processed", type=Path, help="folder to write; replaced as a whole")
+    args = parser.parse_args()
+    settings = params.load(args.params, "preprocess", Settings)
+
+    listed = read_labels(args.raw / "labels.csv")
+    size = settings.image_size
+    decoded = images.decode_files(
+        [args.raw / path for path, _ in listed], size, settings.fit, settings.max_pixels, settings.workers
+    )
+    kept: list[tuple[str, str, str]] = []  # path, label, sha256
+    rejected: list[tuple[str, str]] = []  # path, reason
+    with new_folder(args.processed) as folder:
+        with (
+            RowWriter(folder / "images.npy", (size, size, 3), np.uint8) as rows,
+            progress_bar("preprocess", len(listed), "image") as bar,
+        ):
+            for (path, label), result in zip(listed, decoded, strict=True):
+                if result.pixels is None:
+                    rejected.append((path, result.reason))
+                else:
+                    rows.append(result.pixels[np.newaxis])
+                    kept.append((path, label, result.sha256))
+                bar.update()
+        check_rejected(rejected, len(listed), settings.max_rejected)
+        save_strings(folder / "image_paths.npy", [path for path, _, _ in kept])
+        save_strings(folder / "labels.npy", [label for _, label, _ in kept])
+        save_strings(folder / "sha256.npy", [sha256 for _, _, sha256 in kept])
+        with (folder / "rejected.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["path", "reason"])
+            table.writerows(rejected)
+
+    write_json(args.processed.with_suffix(".json"), {
+        "images": len(kept),
+        "shape": [len(kept), size, size, 3],
+        "dtype": "uint8",
+        "classes": len({label for _, label, _ in kept} - {""}),
+        "distinct_files": len({sha256 for _, _, sha256 in kept}),
+        "rejected": len(rejected),
+    })  # fmt: skip
+    if rejected:
+        stage.notice("preprocess", f"{len(rejected)} of {len(listed)} files rejected: {args.processed}/rejected.csv")
+
+
+def read_labels(path: Path) -> list[tuple[str, str]]:
+    """Read path and label of every image, sorted by path."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return sorted((row["path"], row["label"]) for row in csv.DictReader(file))
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; make it: dvc repro download") from None
+
+
+def check_rejected(rejected: list[tuple[str, str]], files: int, most: float) -> None:
+    """Raise LookalikeError if more than a fraction `most` of the files were rejected, or all were."""
+    if len(rejected) > most * files or len(rejected) == files:
+        listed = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:10])
+        raise LookalikeError(
+            f"{len(rejected)} of {files} files rejected, more than preprocess.max_rejected = {most}; mend or remove "
+            f"them, or raise the limit. The first ten:{listed}"
+        )
+
+
+if __name__ == "__main__":
+    stage.run("preprocess", main)
