@@ -97,6 +97,7 @@ class RowWriter:
     def _write_header(self) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self._file, header)  # numpy reserves room for axis 0 to grow
+        self._file.flush()
 
     def __enter__(self) -> "RowWriter":
         return self

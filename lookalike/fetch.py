@@ -95,7 +95,7 @@ def _verify(path: Path, algorithm: str, expected: str, url: str) -> None:
 def _download(url: str, partial: Path, attempts: int, backoff: float) -> None:
     failures = 0
     while True:
-        before = partial.stat().st_size if partial.exists() else 0
+        before = _size(partial)
         try:
             _download_rest(url, partial)
             return
@@ -103,22 +103,20 @@ def _download(url: str, partial: Path, attempts: int, backoff: float) -> None:
             status = error.response.status_code if error.response is not None else None
             permanent = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
             malformed = isinstance(error, (requests.TooManyRedirects, requests.exceptions.InvalidURL))
-            if partial.exists() and partial.stat().st_size > before:
+            if _size(partial) > before:
                 failures = 0  # it moved: a long download over a bad line may take many tries
             failures += 1
             if permanent or malformed or failures >= attempts:
-                have = f"; {partial.stat().st_size:,} bytes are kept and the next run goes on from there" * (
-                    partial.exists() and partial.stat().st_size > 0
-                )
+                kept = f"; {_size(partial):,} bytes are kept, and the next run goes on from there"
                 raise LookalikeError(
-                    f"{url}: {_reason(error)} (tried {failures} times){have}. Check the network, or set "
-                    "download.url to a mirror or a file:///absolute/path"
+                    f"{url}: {_reason(error)} (tried {failures} times){kept if _size(partial) else ''}. Check the "
+                    "network, or set download.url to a mirror or a file:///absolute/path"
                 ) from None
             time.sleep(backoff * 2 ** (failures - 1))
 
 
 def _download_rest(url: str, partial: Path) -> None:
-    start = partial.stat().st_size if partial.exists() else 0
+    start = _size(partial)
     headers = {"Accept-Encoding": "identity"}  # a compressed answer's offsets would not be the file's
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -137,6 +135,10 @@ def _download_rest(url: str, partial: Path) -> None:
             for block in answer.iter_content(BLOCK):
                 file.write(block)
                 bar.update(len(block))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _reason(error: requests.RequestException) -> str:

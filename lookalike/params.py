@@ -50,7 +50,8 @@ def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
 
 
 def _first_problem(name: str, section: type[Section], error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is both unknown and missing; the first of these helps more.
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key = ".".join([name, *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}; {closest(str(problem['loc'][-1]), _keys(section, problem['loc'][:-1]))}"

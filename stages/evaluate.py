@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -35,17 +35,18 @@ from lookalike.refine import unit_length
 SHIPPED_K = 10
 
 
+def ascending(ranks: list[int]) -> list[int]:
+    """Check that each rank is listed once, smallest first."""
+    if sorted(set(ranks)) != ranks:
+        raise ValueError("list each rank once, smallest first")
+    return ranks
+
+
 class Settings(params.Section):
     """Section `evaluate` of params.yaml."""
 
-    k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(ascending)]
     examples: Annotated[int, Field(ge=1, le=50)]
-
-    @model_validator(mode="after")
-    def _k_ascends(self) -> "Settings":
-        if sorted(set(self.k)) != self.k:
-            raise ValueError(f"k is {self.k}; list each rank once, smallest first")
-        return self
 
 
 def main() -> None:

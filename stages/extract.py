@@ -26,6 +26,7 @@ from lookalike.embedding import embed
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
 from lookalike.progress import progress_bar
+from lookalike.refine import without_direction
 
 
 class Settings(params.Section):
@@ -57,11 +58,10 @@ def main() -> None:
             progress_bar("extract", count, "image") as bar,
         ):
             for block in embed(images.pixels, embedder, settings.batch_size):
-                if not np.isfinite(block).all():
-                    row = int(bar.n) + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+                for row in int(bar.n) + without_direction(block)[:1]:
                     raise LookalikeError(
-                        f"the embedding of {images.paths[row]} is not finite; with extract.precision = "
-                        f"{settings.precision}, float32 or bfloat16 may mend it, otherwise the weights are broken"
+                        f"the embedding of {images.paths[row]} is zero or not finite, so nothing can be compared with "
+                        f"it; extract.precision is {settings.precision}, try float32; or the weights are broken"
                     )
                 rows.append(block)
                 bar.update(len(block))

@@ -4,8 +4,6 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Chosen by name at run time, so that no import statement names them: a stage that imports the package may run any.
-PLUGINS = {"lookalike/datasets/__init__.py": "lookalike/datasets", "lookalike/indexes/__init__.py": "lookalike/indexes"}
 
 
 def project_files(script: Path) -> set[str]:
@@ -17,14 +15,18 @@ def project_files(script: Path) -> set[str]:
         if name in seen:
             continue
         seen.add(name)
-        waiting += _imports(ROOT / name)
-        if name in PLUGINS:
-            waiting += [path.relative_to(ROOT).as_posix() for path in (ROOT / PLUGINS[name]).glob("*.py")]
-    return seen
+        if not (ROOT / name).is_file():
+            continue  # a folder without __init__.py
+        for named in named_imports(ROOT / name):
+            waiting.append(named)
+            # importing a.b.c runs a and a.b too
+            waiting += [f"{parent}/__init__.py" for parent in map(str, Path(named).parents) if parent != "."]
+    return {name for name in seen if (ROOT / name).is_file()}
 
 
-def _imports(path: Path) -> list[str]:
-    found = []
+def named_imports(path: Path) -> set[str]:
+    """The project's files that a file's import statements name."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -33,8 +35,6 @@ def _imports(path: Path) -> list[str]:
         else:
             continue
         for module in modules:
-            parts = module.split(".")
-            for end in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b too
-                base = ROOT.joinpath(*parts[:end])
-                found += [file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()]
-    return [file.relative_to(ROOT).as_posix() for file in found]
+            base = ROOT.joinpath(*module.split("."))
+            found |= {file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()}
+    return {file.relative_to(ROOT).as_posix() for file in found}

@@ -1,0 +1,109 @@
+"""Fixtures: photographs that can be made anywhere, and a copy of the project to run stages in."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """A smooth coloured picture, another one for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+class Project:
+    """A copy of the project in a Git repository of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        bin_folder = Path(sys.executable).parent
+        self.environment = {
+            **os.environ,
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "LOOKALIKE_CACHE": str(folder / ".git" / "cache"),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+        }  # fmt: skip
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy; `python`, `dvc` and `git` are found."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro`; returns the stages that ran."""
+        output = self.run("dvc", "repro", *arguments).stdout
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+    def set(self, **values: Any) -> None:
+        """Change params.yaml; evaluate__k=[1] sets evaluate.k."""
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for name, value in values.items():
+            *parents, key = name.split("__")
+            section = content
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def commit(self, message: str = "x") -> None:
+        """Commit everything that Git does not ignore."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+
+def copy_project(target: Path, *, outputs: bool = False) -> Project:
+    """Copy the files that Git tracks or would; without what the stages wrote, unless `outputs`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    written = ("dvc.lock", "metrics/", "plots/", "data/raw.json", "data/processed.json", "data/model.json",
+               "data/features.json", "data/index.json", "storage/")  # fmt: skip
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and (outputs or not name.startswith(written)):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((ROOT / name).read_bytes())
+    project = Project(target)
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    project.commit("start")
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The project without outputs, its default settings in place."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[..., Path]:
+    """A writer of folders of pictures: cat=3, dog=2 makes two classes, **{"": 4} a flat folder."""
+
+    def write(**counts: int) -> Path:
+        folder = tmp_path / "photos"
+        seed = 0
+        for name, count in counts.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                picture(seed).save(folder / name / f"{number}.png")
+                seed += 1
+        return folder
+
+    return write

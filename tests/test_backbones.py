@@ -1,0 +1,131 @@
+"""Networks by name: cut, pooled, saved, loaded, and run. Random weights; the arithmetic is what is tested."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike import backbones
+from lookalike.embedding import embed
+from lookalike.errors import LookalikeError
+from lookalike.runtimes import tensorflow
+
+NONE = Path("data/none")
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+
+
+def network(folder: Path, backbone: str = "MobileNetV2", layer: str = "", pooling: str = "avg", seed: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    backbones.save(backbones.create(backbone, "random", NONE, layer, seed), backbone, "random", pooling, folder)
+    return folder
+
+
+def embeddings(folder: Path, batch_size: int = 4, precision: str = "float32") -> np.ndarray:
+    embedder = tensorflow.load(folder, 64, batch_size, precision)
+    return np.concatenate(list(embed(PIXELS, embedder, batch_size)))
+
+
+def test_the_promised_backbones_are_there() -> None:
+    promised = {"ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "EfficientNetV2S", "ConvNeXtTiny", "MobileNetV2",
+                "MobileNetV3Small", "MobileNetV3Large", "DenseNet121", "VGG16", "Xception"}  # fmt: skip
+    assert promised <= set(backbones.names())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dim"), [("MobileNetV3Small", 576), ("EfficientNetV2B0", 1280), ("ConvNeXtTiny", 768), ("VGG16", 512),
+                          ("DenseNet121", 1024), ("ResNet50V2", 2048)]
+)  # fmt: skip
+def test_a_backbone_of_each_kind_runs(tmp_path: Path, backbone: str, dim: int) -> None:
+    features = embeddings(network(tmp_path / "m", backbone))
+    assert (features.shape, features.dtype) == ((7, dim), np.float32)
+    assert np.isfinite(features).all()
+    assert features.std(axis=0).max() > 0  # it looks at the picture
+
+
+def test_the_network_is_the_backbone_with_its_preprocessing(tmp_path: Path) -> None:
+    """Against plain Keras, as a notebook would write it."""
+    from lookalike.tf import keras
+
+    folder = network(tmp_path / "m", "ResNet50", seed=3)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
+    expected = plain.predict(keras.applications.resnet50.preprocess_input(PIXELS.astype(np.float32)), verbose=0)
+    assert np.allclose(embeddings(folder), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_poolings_are_ordered(tmp_path: Path) -> None:
+    """The generalised mean lies between mean and maximum, for each channel of non-negative activations."""
+    mean, gem, most = (
+        embeddings(network(tmp_path / p, layer="block_6_expand_relu", pooling=p)) for p in ("avg", "gem", "max")
+    )
+    assert (mean <= gem * (1 + 1e-4) + 1e-5).all()
+    assert (gem <= most * (1 + 1e-4) + 1e-5).all()
+    assert (mean < most).any()
+
+
+def test_a_cut_network_is_smaller_and_described(tmp_path: Path) -> None:
+    cut = backbones.describe(network(tmp_path / "m", layer="block_6_expand_relu"))
+    assert (cut.layer, cut.dim) == ("block_6_expand_relu", 192)
+    assert cut.parameters < backbones.describe(network(tmp_path / "w")).parameters
+    assert embeddings(tmp_path / "m").shape == (7, 192)
+
+
+def test_the_seed_decides_the_weights_bit_for_bit(tmp_path: Path) -> None:
+    one, again, other = (network(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    files = [(folder / backbones.WEIGHTS_FILE).read_bytes() for folder in (one, again, other)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_rows_do_not_depend_on_their_batch(tmp_path: Path) -> None:
+    """7 images in batches of 4: the last batch is padded; each row is what it is in any other company."""
+    folder = network(tmp_path / "m")
+    features = embeddings(folder, 4)
+    embedder = tensorflow.load(folder, 64, 4, "float32")
+    alone = embedder(np.concatenate([PIXELS[6:], np.full((3, 64, 64, 3), 255, np.uint8)]))[0]
+    assert np.array_equal(features[6], alone)
+    assert np.array_equal(features, embeddings(folder, 4))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_lower_precision_is_close_and_still_float32_outside(tmp_path: Path, precision: str) -> None:
+    folder = network(tmp_path / "m", "ResNet50")
+    full, low = embeddings(folder), embeddings(folder, precision=precision)
+    assert low.dtype == np.float32
+    assert not np.array_equal(full, low)
+    cosines = (full * low).sum(axis=1) / np.linalg.norm(full, axis=1) / np.linalg.norm(low, axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    whole = backbones.create("MobileNetV2", "random", NONE, "", 5)
+    file = tmp_path / "own.weights.h5"
+    whole.save_weights(file)
+    loaded = backbones.create("MobileNetV2", "file", file, "", 0)
+    assert all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), loaded.get_weights(), strict=True))
+
+
+def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LookalikeError, match=r"model\.backbone is 'ResNet5O'; did you mean ResNet50\? Known: .*VGG16"):
+        backbones.create("ResNet5O", "random", NONE, "", 0)
+    with pytest.raises(LookalikeError, match=r"model\.layer is 'blok_1', but VGG16 has no such layer; .*block1_conv1"):
+        backbones.create("VGG16", "random", NONE, "blok_1", 0)
+    with pytest.raises(LookalikeError, match=r"data/none is not a weights file"):
+        backbones.create("VGG16", "file", NONE, "", 0)
+    broken = tmp_path / "x.weights.h5"
+    broken.write_bytes(b"no HDF5")
+    with pytest.raises(LookalikeError, match=r"does not fit VGG16"):
+        backbones.create("VGG16", "file", broken, "", 0)
+    backbones.create("VGG16", "random", NONE, "", 0).save_weights(broken)
+    for other in ("VGG19", "ResNet50"):  # more layers than the file has; other layers
+        with pytest.raises(LookalikeError, match=f"does not fit {other}"):
+            backbones.create(other, "file", broken, "", 0)
+    with pytest.raises(LookalikeError, match=r"Xception at preprocess\.image_size 64: .*at least 71"):
+        tensorflow.load(network(tmp_path / "m", "Xception"), 64, 1, "float32")
+    with pytest.raises(LookalikeError, match=r"model\.json does not exist; make it: dvc repro model"):
+        backbones.describe(tmp_path)
+    # A closed port in place of the internet, whatever this machine can reach; and an empty weights cache.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with pytest.raises(LookalikeError, match=r"weights of ResNet101 could not be fetched: .*model\.weights=file"):
+        backbones.create("ResNet101", "imagenet", NONE, "", 0)

@@ -1,0 +1,81 @@
+"""What the documentation says is so."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from import_graph import ROOT
+
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_last_run() -> None:
+    figures = json.loads((ROOT / "metrics/metrics.json").read_text())
+    rows = re.findall(r"^\| ([\w@]+) \| (0\.\d{3}) \|", README, re.MULTILINE)
+    assert len(rows) >= 4
+    for name, value in rows:
+        assert f"{figures[name]:.3f}" == value, name
+
+
+def test_the_committed_figures_are_of_the_committed_settings() -> None:
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert set(lock) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    for stage in lock.values():
+        for section, values in stage["params"]["params.yaml"].items():
+            assert values == params[section]
+
+
+def test_the_digits_are_found() -> None:
+    figures = json.loads((ROOT / "metrics/metrics.json").read_text())
+    features = json.loads((ROOT / "data/features.json").read_text())
+    assert features["shape"] == [1797, 2048]
+    assert figures["P@1"] >= 0.93
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_settings_named_in_the_docs_exist(page) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    names = re.findall(rf"(?:-S |`)((?:{'|'.join(params)})\.[a-z_.]+)", page.read_text())
+    for name in names:
+        value = params
+        for part in name.split("."):
+            assert part in value, name
+            value = value[part]
+
+
+def test_every_stage_is_in_the_readme() -> None:
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
+        assert f"| `{stage}` |" in README
+
+
+def test_commands_of_dvc_in_the_docs_exist() -> None:
+    """Every `dvc ...` command and its flags, against DVC's own help."""
+    commands = set()
+    for page in PAGES:
+        for line in re.findall(r"^\s*(dvc .+)$", page.read_text(), re.MULTILINE):
+            words = line.split("#")[0].split()
+            commands.add(
+                (tuple(word for word in words[1:3] if word.isalpha()), tuple(w for w in words if w[:1] == "-"))
+            )
+    assert commands
+    for names, flags in commands:
+        text = subprocess.run(["dvc", *names, "--help"], capture_output=True, text=True, check=True).stdout
+        for flag in flags:
+            assert re.search(rf"{flag}\b", text), f"dvc {' '.join(names)} {flag}"
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)

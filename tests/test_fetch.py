@@ -1,0 +1,251 @@
+"""Downloads against a real server on loopback that misbehaves, and archives that try to escape."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.errors import LookalikeError
+from lookalike.fetch import cache_folder, fetch, parse_checksum, safe_path, tar_files
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+Answer = Callable[[BaseHTTPRequestHandler, int], None]
+
+
+class Server:
+    """Answers each request with the next of `answers`, the last one for ever; records the Range headers."""
+
+    def __init__(self, *answers: Answer) -> None:
+        outer = self
+        self.ranges: list[str | None] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                number = len(outer.ranges)
+                outer.ranges.append(self.headers["Range"])
+                start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                answers[min(number, len(answers) - 1)](self, start)
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/file.zip"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def whole(handler: BaseHTTPRequestHandler, _start: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(CONTENT)))
+    handler.end_headers()
+    handler.wfile.write(CONTENT)
+
+
+def rest(handler: BaseHTTPRequestHandler, start: int, content: bytes = CONTENT) -> None:
+    if start >= len(content):
+        handler.send_response(416)
+        handler.end_headers()
+        return
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    handler.send_header("Content-Length", str(len(content) - start))
+    handler.end_headers()
+    handler.wfile.write(content[start:])
+
+
+def cut_after(count: int) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler, start: int) -> None:
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        handler.send_header("Content-Length", str(len(CONTENT) - start))
+        handler.end_headers()
+        handler.wfile.write(CONTENT[start : start + count])
+        handler.wfile.flush()
+        handler.connection.close()
+
+    return answer
+
+
+def status(code: int) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler, _start: int) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    yield cache_folder()
+
+
+def get(url: str, checksum: str = CHECKSUM) -> Path:
+    return fetch(url, checksum, attempts=3, backoff=0.01)
+
+
+def finished(cache: Path) -> list[Path]:
+    """The archives in the cache: what a later run would take as good."""
+    return [path for path in cache.glob("*") if path.suffix not in (".lock", ".partial")]
+
+
+def test_a_download_is_kept_and_not_repeated() -> None:
+    with Server(whole) as server:
+        assert get(server.url).read_bytes() == CONTENT
+        assert get(server.url).read_bytes() == CONTENT
+        assert len(server.ranges) == 1
+
+
+def test_a_damaged_cache_is_not_used(cache: Path) -> None:
+    with Server(whole) as server:
+        get(server.url).write_bytes(b"damaged")
+        assert get(server.url).read_bytes() == CONTENT
+
+
+def test_a_cut_download_goes_on_where_it_was() -> None:
+    with Server(cut_after(1_000_000), cut_after(500_000), rest) as server:
+        assert get(server.url).read_bytes() == CONTENT
+        assert server.ranges[0] is None
+        starts = [int(value.removeprefix("bytes=").removesuffix("-")) for value in server.ranges[1:]]
+        assert 0 < starts[0] <= 1_000_000
+        assert starts[0] < starts[1] <= 1_500_000
+
+
+def test_the_next_run_goes_on_where_a_failed_one_was(cache: Path) -> None:
+    with Server(cut_after(1_000_000), status(503)) as server:
+        with pytest.raises(LookalikeError, match=r"answered 503 .*bytes are kept"):
+            get(server.url)
+    assert finished(cache) == []
+    with Server(rest) as server:
+        assert get(server.url).read_bytes() == CONTENT
+        assert server.ranges[0] is not None
+
+
+def test_a_server_without_ranges_sends_it_all_again() -> None:
+    with Server(cut_after(1_000_000), whole) as server:
+        assert get(server.url).read_bytes() == CONTENT
+
+
+def test_a_partial_file_of_something_else_is_dropped(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / f"{CHECKSUM.replace(':', '-')}.partial").write_bytes(b"x" * 1000)
+    with Server(rest) as server:
+        assert get(server.url).read_bytes() == CONTENT
+        assert server.ranges == ["bytes=1000-", None]
+
+
+def test_a_partial_file_longer_than_the_whole_is_dropped(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / f"{CHECKSUM.replace(':', '-')}.partial").write_bytes(b"x" * (len(CONTENT) + 1))
+    with Server(rest) as server:
+        assert get(server.url).read_bytes() == CONTENT
+
+
+def test_server_errors_are_retried() -> None:
+    with Server(status(500), status(503), whole) as server:
+        assert get(server.url).read_bytes() == CONTENT
+
+
+def test_a_client_error_is_not_retried() -> None:
+    with Server(status(404)) as server:
+        with pytest.raises(LookalikeError, match=r"file\.zip: the server answered 404 Not Found \(tried 1 times\)"):
+            get(server.url)
+        assert len(server.ranges) == 1
+
+
+def test_wrong_bytes_never_enter_the_cache(cache: Path) -> None:
+    wrong = "sha256:" + "0" * 64
+    with Server(whole) as server, pytest.raises(LookalikeError, match=f"expected {wrong}, got {CHECKSUM}"):
+        get(server.url, wrong)
+    assert [path for path in cache.glob("*") if path.suffix != ".lock"] == []
+
+
+def test_no_server_is_said_in_one_line() -> None:
+    with Server(whole) as server:
+        url = server.url
+    with pytest.raises(LookalikeError, match=r"no connection \(tried 3 times\)") as caught:
+        get(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_local_file_is_verified_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "a file.zip"
+    path.write_bytes(CONTENT)
+    assert get(path.as_uri()) == path
+    with pytest.raises(LookalikeError, match="got sha256:"):
+        get(path.as_uri(), "sha256:" + "0" * 64)
+    with pytest.raises(LookalikeError, match="there is no such file"):
+        get((tmp_path / "none.zip").as_uri())
+    with pytest.raises(LookalikeError, match="use http://, https:// or file:///absolute/path"):
+        get("ftp://localhost/x")
+
+
+@pytest.mark.parametrize("text", ["", "sha1:00", "md5:xyz", "md5:" + "0" * 31, "0" * 32])
+def test_a_malformed_checksum_is_named(text: str) -> None:
+    with pytest.raises(LookalikeError, match=r"download\.checksum is"):
+        parse_checksum(text)
+
+
+def tar(*members: tuple[str, bytes, bytes]) -> io.BytesIO:
+    """A tar.gz of (name, type, content)."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
+            archive.addfile(info, io.BytesIO(content))
+    file.seek(0)
+    return file
+
+
+def test_plain_files_come_out_of_a_tar() -> None:
+    archive = tar(("a", tarfile.DIRTYPE, b""), ("a/1.jpg", tarfile.REGTYPE, b"one"), ("./b.jpg", tarfile.REGTYPE, b""))
+    assert [(str(path), content) for path, content in tar_files(archive, "x")] == [("a/1.jpg", b"one"), ("b.jpg", b"")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("/etc/x", tarfile.REGTYPE),
+        ("a/../../x", tarfile.REGTYPE),
+        ("..", tarfile.DIRTYPE),
+        ("a\\..\\x", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("link", tarfile.LNKTYPE),
+        ("device", tarfile.CHRTYPE),
+        ("device", tarfile.BLKTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+    ],
+)
+def test_what_could_escape_is_refused(name: str, kind: bytes) -> None:
+    with pytest.raises(LookalikeError, match="refusing the archive"):
+        list(tar_files(tar(("good.jpg", tarfile.REGTYPE, b"x"), (name, kind, b"")), "x"))
+
+
+def test_a_broken_tar_is_said() -> None:
+    whole_archive = tar(("a.jpg", tarfile.REGTYPE, CONTENT[:100_000])).getvalue()
+    for content in (b"no tar", gzip.compress(b"no tar"), whole_archive[:50_000]):
+        with pytest.raises(LookalikeError, match="not a readable tar archive"):
+            list(tar_files(io.BytesIO(content), "x"))
+
+
+def test_safe_path_keeps_ordinary_names() -> None:
+    assert str(safe_path("a/b..c/ü d.jpg", "x")) == "a/b..c/ü d.jpg"

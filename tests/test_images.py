@@ -1,0 +1,189 @@
+"""Every kind of image file becomes upright RGB, or a reason."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+from lookalike import images
+from lookalike.images import ImageError, decode, fit
+
+LIMIT = 10_000
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    image = decode(content, LIMIT)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "JPEG", "WEBP"])
+def test_every_format_gives_the_picture_back(kind: str) -> None:
+    original = picture(1)
+    tolerance = {"PNG": 0, "BMP": 0, "TIFF": 0}.get(kind, 12)  # mean error of what a lossy format may lose
+    error = np.abs(pixels(encoded(original, kind)) - np.asarray(original).astype(int)).mean()
+    assert error <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    """The file is stored as a camera would, turned or mirrored; what comes out is the upright original."""
+    original = picture(2)
+    turned = {
+        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
+    }[orientation]  # fmt: skip
+    stored = original
+    for step in turned:
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(pixels(encoded(stored, "PNG", exif=exif)), np.asarray(original))
+
+
+def test_broken_exif_does_not_lose_the_picture() -> None:
+    content = encoded(picture(3), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert np.array_equal(pixels(content), np.asarray(picture(3)))
+
+
+def test_grey_palette_and_bilevel() -> None:
+    grey = picture(4).convert("L")
+    assert np.array_equal(pixels(encoded(grey, "PNG")), np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
+    palette = picture(4).quantize(16)
+    assert np.array_equal(pixels(encoded(palette, "PNG")), np.asarray(palette.convert("RGB")))
+    assert set(np.unique(pixels(encoded(picture(4).convert("1"), "PNG")))) <= {0, 255}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    grey = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
+    assert pixels(encoded(grey, kind))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_values_without_a_range_are_rejected() -> None:
+    with pytest.raises(ImageError, match="no defined range"):
+        decode(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), LIMIT)
+    with pytest.raises(ImageError, match="beyond 16 bits"):
+        decode(encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), LIMIT)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    layer = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    layer.putpixel((1, 0), (255, 0, 0, 0))
+    assert pixels(encoded(layer, "PNG"))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+    grey = Image.fromarray(np.array([[[0, 255], [0, 0]]], dtype=np.uint8), "LA")
+    assert pixels(encoded(grey, "PNG"))[0, :, 0].tolist() == [0, 255]
+    indexed = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    assert pixels(encoded(indexed, "PNG", transparency=1))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_cmyk_jpeg() -> None:
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert np.abs(pixels(encoded(red, "JPEG", quality=95))[4, 4] - [255, 0, 0]).max() < 12
+
+
+def test_the_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(content)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_too_many_pixels_are_refused_before_decoding() -> None:
+    """The header claims 60,000 x 60,000 pixels and none follow: only reading the header can give this reason."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    bomb += chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match="60000 x 60000 pixels, more than max_pixels = 10000"):
+        decode(bomb, LIMIT)
+
+
+def test_exactly_max_pixels_is_allowed() -> None:
+    assert decode(encoded(Image.new("RGB", (100, 100)), "PNG"), LIMIT).size == (100, 100)
+    with pytest.raises(ImageError, match="100 x 101"):
+        decode(encoded(Image.new("RGB", (100, 101)), "PNG"), LIMIT)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", b"<svg/>", encoded(picture(5), "PPM"), encoded(picture(5), "PNG")[:200]]
+)
+def test_what_is_no_image_is_rejected_with_the_same_reason_each_time(content: bytes) -> None:
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(ImageError) as caught:
+            decode(content, LIMIT)
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1
+    assert "0x" not in reasons.pop()  # no memory address: rejected.csv must be the same in every run
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_jpeg_is_rejected(share: float) -> None:
+    content = encoded(picture(6, 200, 150), "JPEG")
+    with pytest.raises(ImageError, match=r"cannot be decoded|not an image"):
+        decode(content[: int(len(content) * share)], 100_000)
+
+
+def test_fit_crop_keeps_the_centre() -> None:
+    image = Image.new("RGB", (90, 30), "red")
+    image.paste("blue", (30, 0, 60, 30))
+    assert (fit(image, 32, "crop")[:, 4:-4] == [0, 0, 255]).all()
+
+
+def test_fit_pad_keeps_everything_on_white() -> None:
+    out = fit(Image.new("RGB", (60, 30), "red"), 40, "pad")
+    assert (out[20] == [255, 0, 0]).all()
+    assert (out[0] == 255).all()
+
+
+def test_fit_stretch_keeps_everything() -> None:
+    image = Image.new("RGB", (80, 20), "red")
+    image.paste("blue", (40, 0, 80, 20))
+    out = fit(image, 32, "stretch")
+    assert (out[:, :14] == [255, 0, 0]).all()
+    assert (out[:, 18:] == [0, 0, 255]).all()
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (33, 47)])
+def test_fit_gives_the_square_for_any_shape(how: str, size: tuple[int, int]) -> None:
+    out = fit(Image.new("RGB", size, "green"), 32, how)
+    assert (out.shape, out.dtype) == ((32, 32, 3), np.uint8)
+
+
+def test_shrinking_is_antialiased() -> None:
+    """One-pixel stripes become even grey; without antialiasing they would come out as stripes or one colour."""
+    stripes = np.zeros((256, 256, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    out = fit(Image.fromarray(stripes), 32, "stretch").astype(int)
+    assert np.abs(out - 127.5).max() < 12
+
+
+def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
+    paths = []
+    for seed in range(40):
+        path = tmp_path / f"{seed}.png"
+        picture(seed).save(path)
+        paths.append(path)
+    paths[7].write_bytes(b"broken")
+    one, two = (list(images.decode_files(paths, 32, "crop", LIMIT, workers)) for workers in (1, 2))
+    assert [d.sha256 for d in one] == [d.sha256 for d in two]
+    assert [d.reason for d in one] == [d.reason for d in two]
+    assert one[7].pixels is None and one[7].reason
+    for a, b in zip(one, two, strict=True):
+        assert np.array_equal(a.pixels, b.pixels) if a.pixels is not None else b.pixels is None

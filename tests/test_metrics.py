@@ -1,0 +1,163 @@
+"""Figures that can be checked by hand, laws that hold for any ranking, and trusted implementations to agree with."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from lookalike import evaluation, metrics
+from lookalike.protocol import Split
+from lookalike.refine import unit_length
+
+ranked = st.lists(st.booleans(), min_size=1, max_size=40).filter(any).map(np.array)
+
+
+def test_by_hand() -> None:
+    """Hits at ranks 2, 3 and 5 of 6; one more relevant image was not retrieved: R = 4."""
+    relevant, total = np.array([0, 1, 1, 0, 1, 0], dtype=bool), np.array(4)
+    assert metrics.precision_at_k(relevant, 3) == pytest.approx(2 / 3)
+    assert metrics.precision_at_k(relevant, 6) == pytest.approx(3 / 6)
+    assert metrics.recall_at_k(relevant, total, 3) == pytest.approx(2 / 4)
+    assert metrics.hit_at_k(relevant, 1) == 0
+    assert metrics.hit_at_k(relevant, 2) == 1
+    assert metrics.average_precision(relevant, total) == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 4)
+    # best precision at recall 0.25 or more: 2/3 at rank 3; at 0.75: 3/5 at rank 5; 1.0 is never reached
+    curve = metrics.interpolated_precision(relevant, total, np.array([0, 0.25, 0.5, 0.75, 1.0]))
+    assert curve == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3 / 5, 0])
+
+
+def test_precision_keeps_its_denominator_when_few_are_relevant() -> None:
+    assert metrics.precision_at_k(np.array([True, False, False, False]), 4) == 0.25
+
+
+@pytest.mark.parametrize("k", [0, 4, -1])
+def test_k_beyond_the_list_is_an_error(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k is {k}, but the list has 3 ranks"):
+        metrics.precision_at_k(np.array([True, False, False]), k)
+
+
+@given(ranked)
+def test_average_precision_is_scikit_learns(relevant: np.ndarray) -> None:
+    scores = -np.arange(len(relevant))
+    ours = metrics.average_precision(relevant, relevant.sum())
+    assert ours == pytest.approx(average_precision_score(relevant, scores), abs=1e-12)
+
+
+@given(ranked)
+def test_moving_a_hit_up_never_hurts(relevant: np.ndarray) -> None:
+    better = np.sort(relevant)[::-1]
+    total = relevant.sum()
+    assert metrics.average_precision(better, total) == pytest.approx(1)
+    assert metrics.average_precision(relevant, total) <= 1 + 1e-12
+    for k in range(1, len(relevant) + 1):
+        assert metrics.precision_at_k(better, k) >= metrics.precision_at_k(relevant, k)
+
+
+@given(st.integers(1, 5), st.integers(1, 30), st.integers(0, 1000))
+def test_many_queries_at_once_are_each_by_itself(queries: int, length: int, seed: int) -> None:
+    relevant = np.random.default_rng(seed).random((queries, length)) < 0.3
+    relevant[:, -1] = True
+    total, levels = relevant.sum(axis=1), np.linspace(0, 1, 11)
+    one_by_one = np.stack([metrics.interpolated_precision(r, n, levels) for r, n in zip(relevant, total, strict=True)])
+    assert np.array_equal(metrics.interpolated_precision(relevant, total, levels), one_by_one)
+    assert metrics.average_precision(relevant, total).tolist() == [
+        metrics.average_precision(r, n) for r, n in zip(relevant, total, strict=True)
+    ]
+
+
+@given(st.integers(0, 1000))
+def test_interpolated_precision_is_its_definition(seed: int) -> None:
+    relevant = np.random.default_rng(seed).random(20) < 0.4
+    relevant[3] = True
+    total, levels = relevant.sum() + 1, np.linspace(0, 1, 21)
+    hits = np.cumsum(relevant)
+    precision, recall = hits / np.arange(1, 21), hits / total
+    expected = [max(precision[recall >= level - 1e-9], default=0) for level in levels]
+    assert metrics.interpolated_precision(relevant, total, levels) == pytest.approx(expected)
+
+
+def whole(queries: list[int], count: int) -> Split:
+    rows = np.arange(count)
+    return Split(np.array(queries), np.setdiff1d(rows, queries), "", ())
+
+
+# Two classes on a circle. Query 0 (class a, 0 degrees) finds, in order: 1 (a, 10), 2 (b, 20), 3 (a, 30), 4 (b, 90).
+ANGLES = np.deg2rad([0, 10, 20, 30, 90, 95])
+VECTORS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
+LABELS = np.array(["a", "a", "b", "a", "b", "b"])
+
+
+def test_an_evaluation_by_hand() -> None:
+    result = evaluation.evaluate(VECTORS, LABELS, whole([0, 5], 6), [1, 2])
+    figures = result.per_query
+    assert figures["AP"].tolist() == pytest.approx([(1 + 2 / 3) / 2, (1 + 2 / 3) / 2])  # 5 finds 4 (b), 3 (a), 2 (b)
+    assert figures["relevant"].tolist() == [2, 2]
+    assert figures["P@2"].tolist() == figures["R@2"].tolist() == [0.5, 0.5]
+    assert result.rows.tolist() == [[0, 1, 2, 3], [3, 2, 1, 0]]  # rows of the gallery, which is 1, 2, 3, 4
+    assert result.cosines[0] == pytest.approx(np.cos(np.deg2rad([10, 20, 30, 90])), abs=1e-6)
+    assert result.recall["recall"].tolist() == [0.5, 0.5]
+    assert result.recall["best_possible"].tolist() == [0.5, 1.0]
+    summary = evaluation.summary(result, [1, 2])
+    assert summary["mAP"] == summary["mAP_class_mean"] == pytest.approx(5 / 6)
+    assert (summary["P@1"], summary["Top-2"]) == (1, 1)
+
+
+def test_the_class_mean_counts_classes_not_queries() -> None:
+    rng = np.random.default_rng(0)
+    vectors = unit_length(rng.standard_normal((60, 8)).astype(np.float32))
+    labels = np.array(["a"] * 50 + ["b"] * 10)
+    result = evaluation.evaluate(vectors, labels, whole([0, 1, 2, 3, 4, 50], 60), [1])
+    ap = result.per_query.groupby("label")["AP"].mean()
+    summary = evaluation.summary(result, [1])
+    assert summary["mAP"] == pytest.approx((5 * ap["a"] + ap["b"]) / 6)
+    assert summary["mAP_class_mean"] == pytest.approx((ap["a"] + ap["b"]) / 2)
+    assert result.by_class["mAP"].is_monotonic_increasing
+    assert result.by_class.set_index("class")["gallery"].to_dict() == {"a": 45, "b": 9}
+
+
+@given(st.integers(0, 100))
+def test_rotating_all_vectors_changes_no_figure(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = unit_length(rng.standard_normal((40, 6)).astype(np.float32))
+    labels = rng.choice(["a", "b", "c"], 40)
+    split = whole([row for row in range(10) if (labels[10:] == labels[row]).any()], 40)
+    rotation = np.linalg.qr(rng.standard_normal((6, 6)))[0].astype(np.float32)
+    before = evaluation.evaluate(vectors, labels, split, [1, 5]).per_query
+    after = evaluation.evaluate(vectors @ rotation, labels, split, [1, 5]).per_query
+    pd.testing.assert_frame_equal(before, after)
+
+
+def test_ties_keep_the_order_of_the_gallery() -> None:
+    vectors = np.ones((6, 2), np.float32) / np.sqrt(np.float32(2))
+    result = evaluation.evaluate(vectors, np.array(list("aababa")), whole([0], 6), [1])
+    assert result.rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = unit_length(rng.standard_normal((50, 4)).astype(np.float32))
+    split = whole(list(range(20)), 50)
+    labels = rng.choice(["a", "b"], 50)
+    one = evaluation.evaluate(vectors, labels, split, [1, 5])
+    monkeypatch.setattr("lookalike.ranking.BLOCK", 7)
+    many = evaluation.evaluate(vectors, labels, split, [1, 5])
+    pd.testing.assert_frame_equal(one.per_query, many.per_query)
+    pd.testing.assert_frame_equal(one.curve, many.curve)
+    assert np.array_equal(one.rows, many.rows)
+
+
+def test_what_cannot_be_measured_gives_tables_with_headers_and_still_ranks() -> None:
+    split = Split(np.array([0]), np.array([1, 2, 3, 4, 5]), "the images have no labels", ())
+    result = evaluation.evaluate(VECTORS, np.full(6, ""), split, [1, 2])
+    for table, columns in ((result.per_query, {"label", "P@1", "AP"}), (result.by_class, {"class", "mAP"}),
+                           (result.curve, {"recall", "precision"}), (result.recall, {"k", "recall"})):  # fmt: skip
+        assert len(table) == 0
+        assert columns <= set(table.columns)
+    assert result.rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_images_per_class_counts_each_side() -> None:
+    table = evaluation.images_per_class(LABELS, whole([0, 5], 6))
+    assert table.to_dict("list") == {"class": ["a", "b"], "images": [3, 3], "gallery": [2, 2], "queries": [1, 1]}

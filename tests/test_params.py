@@ -1,0 +1,93 @@
+"""params.yaml is complete, documented, and strictly read."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from import_graph import ROOT
+
+from lookalike import datasets, indexes, params, protocol
+from lookalike.errors import LookalikeError
+
+
+def stage_settings(name: str) -> type[params.Section]:
+    spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Settings
+
+
+SECTIONS = {
+    "download": datasets.Settings,
+    "index": indexes.Settings,
+    "protocol": protocol.Settings,
+    **{name: stage_settings(name) for name in ("preprocess", "model", "extract", "evaluate", "benchmark")},
+}
+TEXT = (ROOT / "params.yaml").read_text()
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    assert old in TEXT
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_committed_file_is_valid(name: str) -> None:
+    assert params.load(ROOT / "params.yaml", name, SECTIONS[name])
+
+
+def test_every_section_is_known() -> None:
+    assert list(yaml.safe_load(TEXT)) == list(params.SECTIONS)
+    assert set(params.SECTIONS) == set(SECTIONS)
+
+
+def test_every_key_has_a_comment_above_it() -> None:
+    lines = TEXT.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"^ +\w+: \S", line):  # a key with a value
+            assert lines[number - 1].lstrip().startswith("#"), f"params.yaml, line {number + 1}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new", "message"),
+    [
+        ("evaluate", "  k: [", "  kk: [", r"unknown key evaluate\.kk; did you mean k\?"),
+        ("evaluate", "  k: [1, 5, 10, 20]\n", "", r"key evaluate\.k is missing"),
+        ("evaluate", "[1, 5, 10, 20]", "[5, 1]", r"evaluate\.k is \[5, 1\]: list each rank once"),
+        ("evaluate", "[1, 5, 10, 20]", "[0]", r"evaluate\.k\.0 is 0: .*greater than or equal to 1"),
+        (
+            "preprocess",
+            "image_size: 64",
+            "image_size: 8",
+            r"preprocess\.image_size is 8: .*greater than or equal to 32",
+        ),
+        ("preprocess", "image_size: 64", "image_size: '64'", r"preprocess\.image_size is '64': .*valid integer"),
+        ("preprocess", "fit: pad", "fit: squash", r"preprocess\.fit is 'squash': .*'crop', 'pad' or 'stretch'"),
+        ("download", "dataset: digits", "dataset: digit", r"download\.dataset is 'digit': .*'digits', 'caltech101'"),
+        ("index", "ef_search: 64", "ef_serach: 64", r"unknown key index\.hnsw\.ef_serach; did you mean ef_search\?"),
+        ("protocol", "fraction: 0.2", "fraction: 1.0", r"protocol\.fraction is 1\.0: .*less than 1"),
+        ("model", "model:\n", "modle:\n", r"unknown section 'modle'; did you mean model\?"),
+        ("model", "seed: 0\n\nextract", "seed: [\n\nextract", r"is not YAML"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, section: str, old: str, new: str, message: str) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(LookalikeError, match=message) as caught:
+        params.load(path, section, SECTIONS[section])
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LookalikeError, match=r"params\.yaml does not exist"):
+        params.load(tmp_path / "params.yaml", "model", SECTIONS["model"])
+
+
+def test_settings_cannot_be_changed_after_loading() -> None:
+    settings = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 1

@@ -1,0 +1,261 @@
+"""The whole graph, run by DVC in a copy of the project, on a few real images."""
+
+import csv
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Project, copy_project, picture
+
+STAGES = ["download", "preprocess", "model", "extract", "index", "evaluate", "benchmark"]
+
+
+def small(project: Project) -> None:
+    """Settings under which the graph runs in seconds: 80 digits, 32 pixels, a small network."""
+    project.set(download__limit_per_class=8, preprocess__image_size=32, model__backbone="MobileNetV2",
+                model__layer="block_6_expand_relu", benchmark__queries=5, benchmark__repeats=1,
+                evaluate__k=[1, 5, 10], evaluate__examples=3)  # fmt: skip
+
+
+def metrics(project: Project) -> dict:
+    return json.loads((project.folder / "metrics/metrics.json").read_text())
+
+
+def hashes(project: Project) -> dict[str, str]:
+    """What dvc.lock says of every output, timings left out."""
+    import yaml
+
+    stages = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    outs = [out for stage in stages.values() for out in stage["outs"]]
+    return {out["path"]: out["md5"] for out in outs if "latency" not in out["path"]}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small pipeline that has run once and is committed. Tests that change it work on a clone."""
+    project = copy_project(tmp_path_factory.mktemp("built") / "project")
+    small(project)
+    assert project.repro() == ["download", "preprocess", "model", "extract", "index", "evaluate", "benchmark"]
+    project.commit("built")
+    return project
+
+
+@pytest.fixture
+def clone(built: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the built project with its outputs and DVC cache in place."""
+    subprocess.run(["cp", "-a", str(built.folder), str(tmp_path / "clone")], check=True)
+    yield Project(tmp_path / "clone")
+
+
+def test_it_writes_what_the_readme_promises(built: Project) -> None:
+    features = np.load(built.folder / "data/features/features.npy", allow_pickle=False)
+    assert (features.dtype, features.shape) == (np.float32, (80, 192))
+    paths = np.load(built.folder / "data/features/image_paths.npy", allow_pickle=False)
+    labels = np.load(built.folder / "data/features/labels.npy", allow_pickle=False)
+    assert paths.tolist() == sorted(paths.tolist())
+    assert [path.split("/")[0] for path in paths.tolist()] == labels.tolist()
+    assert metrics(built)["queries"] == 20
+    assert metrics(built)["P@1"] > 0.3  # chance is 0.1
+    latency = json.loads((built.folder / "metrics/latency.json").read_text())
+    assert latency["brute_force"]["p50_ms"] > 0
+    assert 0 < latency["hnsw"]["recall@10"] <= 1
+
+
+def test_git_sees_the_small_and_ignores_the_big(built: Project) -> None:
+    tracked = set(built.run("git", "ls-files").stdout.split())
+    assert {f"data/{name}.json" for name in ("raw", "processed", "model", "features", "index")} <= tracked
+    assert {"metrics/metrics.json", "plots/precision_recall.csv", "plots/precision_recall.png"} <= tracked
+    assert not any(name.startswith(("data/raw/", "data/features/", "data/index/")) for name in tracked)
+    assert "plots/examples.png" not in tracked
+    assert built.run("git", "status", "--porcelain").stdout == ""
+    assert "up to date" in built.run("dvc", "status").stdout
+
+
+def test_a_second_run_does_nothing(clone: Project) -> None:
+    assert clone.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"evaluate__k": [1, 3]}, ["evaluate"]),
+        ({"benchmark__queries": 3}, ["benchmark"]),
+        ({"protocol__seed": 1}, ["evaluate", "benchmark"]),
+        ({"index__hnsw__neighbors": 8}, ["index", "evaluate", "benchmark"]),
+        ({"extract__batch_size": 16}, ["extract"]),  # the same features: what follows is not touched
+        ({"model__seed": 1}, ["model", "extract", "index", "evaluate", "benchmark"]),
+        ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
+        ({"preprocess__image_size": 40}, ["preprocess", "extract", "index", "evaluate", "benchmark"]),
+    ],
+)
+def test_a_changed_param_re_runs_what_it_touches(clone: Project, change: dict, stages: list[str]) -> None:
+    clone.set(**change)
+    ran = clone.repro()
+    assert sorted(ran) == sorted(stages)
+    assert clone.repro() == []
+
+
+def test_a_change_shows_in_metrics_and_plots_diff(clone: Project) -> None:
+    clone.set(model__seed=1)
+    clone.repro()
+    diff = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
+    assert {"old", "new", "diff"} <= set(diff["metrics/metrics.json"]["mAP"])
+    page = clone.run("dvc", "plots", "diff", "--out", "page").stdout
+    assert "index.html" in page
+    html = (clone.folder / "page/index.html").read_text()
+    assert "Precision (interpolated, mean over queries) against recall" in html
+    assert "static/HEAD_plots_examples.png" in html and "static/workspace_plots_examples.png" in html
+
+
+def test_metrics_and_plots_show(built: Project) -> None:
+    shown = built.run("dvc", "metrics", "show", "--md").stdout
+    assert "mAP" in shown and "hnsw.p50_ms" in shown
+    html = built.run("dvc", "plots", "show", "--out", str(built.folder.parent / "shown")).stdout
+    assert "index.html" in html
+
+
+def test_pull_fetches_features_and_repro_skips_extract(built: Project, tmp_path: Path) -> None:
+    built.run("dvc", "push")
+    built.commit("pushed")
+    built.run("git", "clone", "--quiet", str(built.folder), str(tmp_path / "other"))
+    other = Project(tmp_path / "other")
+    other.run("dvc", "pull")
+    for name in ("data/features/features.npy", "data/index/index.faiss", "plots/examples.png"):
+        assert (other.folder / name).read_bytes() == (built.folder / name).read_bytes()
+    assert other.repro("--allow-missing") == []
+    assert other.run("git", "status", "--porcelain").stdout == ""
+    ran = other.repro()
+    assert set(ran) == {"download", "preprocess", "model"}
+    assert other.run("git", "status", "--porcelain").stdout == ""
+    assert "up to date" in other.run("dvc", "status").stdout
+
+
+def test_two_runs_from_scratch_agree(built: Project, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    again = copy_project(tmp_path / "again" / "project")
+    small(again)
+    again.repro()
+    assert hashes(again) == hashes(built)
+
+
+def test_an_experiment_names_its_figures(clone: Project) -> None:
+    clone.run("dvc", "exp", "run", "--name", "other-seed", "--set-param", "model.seed=1")
+    table = list(csv.DictReader(clone.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
+    row = next(row for row in table if row["Experiment"] == "other-seed")
+    assert float(row["mAP"]) == metrics(clone)["mAP"]
+
+
+def test_an_unlabelled_folder_is_searched_but_not_measured(clone: Project, photos: Callable[..., Path]) -> None:
+    clone.set(download__dataset="folder", download__folder=str(photos(**{"": 12})))
+    done = clone.run("dvc", "repro")
+    assert "quality cannot be measured: the images have no labels" in done.stderr
+    report = metrics(clone)
+    assert (report["queries"], report["unmeasurable"]) == (0, "the images have no labels")
+    assert "mAP" not in report
+    for name in ("per_class", "precision_recall", "recall_at_k", "images_per_class"):
+        lines = (clone.folder / f"plots/{name}.csv").read_text().splitlines()
+        assert len(lines) == 1 and "," in lines[0]  # the header
+    for name in ("precision_recall", "recall_at_k", "images_per_class", "examples"):
+        assert (clone.folder / f"plots/{name}.png").stat().st_size > 1000
+    assert (
+        np.load(clone.folder / "data/features/labels.npy").tolist() == [""] * 8
+    )  # limit_per_class counts the unlabelled as one class
+    assert json.loads((clone.folder / "metrics/latency.json").read_text())["queries"] == 2
+    clone.run("dvc", "metrics", "show")
+    clone.run("dvc", "plots", "show", "--out", "page")
+
+
+def test_a_changed_folder_re_runs(clone: Project, photos: Callable[..., Path]) -> None:
+    folder = photos(cat=5, dog=5)
+    clone.set(download__dataset="folder", download__folder=str(folder), evaluate__k=[1])
+    assert "download" in clone.repro()
+    assert clone.repro() == []
+    picture(99).save(folder / "cat" / "new.png")
+    assert "extract" in clone.repro()
+    assert len(np.load(clone.folder / "data/features/features.npy")) == 11
+
+
+def test_one_image_is_enough_to_run(clone: Project, photos: Callable[..., Path]) -> None:
+    clone.set(download__dataset="folder", download__folder=str(photos(cat=1)))
+    clone.repro()
+    assert metrics(clone) == {"queries": 0, "gallery": 1, "unmeasurable": "no class has two different images"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "message"),
+    [
+        ({"download__dataset": "digit"}, "download", "download.dataset is 'digit'"),
+        ({"download__dataset": "folder"}, "download", "download.folder is 'data/none', not a folder"),
+        ({"model__backbone": "ResNet5O"}, "model", "did you mean ResNet50?"),
+        ({"model__layer": "conv9"}, "model", "model.layer is 'conv9'"),
+        ({"model__weights": "file"}, "model", "data/none is not a weights file"),
+        ({"evaluate__k": [1, 100]}, "evaluate", "evaluate.k has 100, but the gallery has 60 images"),
+        ({"model__layer": "", "extract__precision": "float16"}, "extract", "is zero or not finite"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_in_one_line_and_half_writes_nothing(
+    clone: Project, change: dict, stage: str, message: str
+) -> None:
+    clone.set(**change)
+    done = clone.run("dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith(f"{stage}: error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert not list(clone.folder.rglob("*.partial"))
+    assert clone.run("git", "status", "--porcelain").stdout.count("??") == 0
+
+
+def test_rejected_files_are_listed_or_stop_the_stage(clone: Project, photos: Callable[..., Path]) -> None:
+    folder = photos(cat=6, dog=6)
+    (folder / "cat" / "broken.jpg").write_bytes(b"not a picture")
+    clone.set(download__dataset="folder", download__folder=str(folder), evaluate__k=[1])
+    clone.repro("preprocess")
+    rejected = list(csv.DictReader((clone.folder / "data/processed/rejected.csv").open()))
+    assert [row["path"] for row in rejected] == ["cat/broken.jpg"]
+    assert len(np.load(clone.folder / "data/processed/images.npy")) == 12
+    (folder / "dog" / "broken.jpg").write_bytes(b"")
+    done = clone.run("dvc", "repro", "preprocess", check=False)
+    assert done.returncode != 0
+    assert "preprocess: error: 2 of 14 files rejected, more than preprocess.max_rejected = 0.1" in done.stderr
+    assert "\n  cat/broken.jpg: not an image" in done.stderr and "\n  dog/broken.jpg: not an image" in done.stderr
+
+
+def test_features_that_do_not_match_their_paths_are_refused(clone: Project) -> None:
+    np.save(clone.folder / "data/features/image_paths.npy", np.array(["a", "b"]))
+    done = clone.run("python", "stages/index.py", "data/features", "out", check=False)
+    assert done.returncode == 1
+    assert "80 features, 2 image_paths, 80 labels; they are written together" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (clone.folder / "out").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_teaches_without_loading_anything(built: Project, stage: str) -> None:
+    done = built.run("python", f"stages/{stage}.py", "--help")
+    assert "Reads" in done.stdout and "Writes" in done.stdout and f"python stages/{stage}.py data" in done.stdout
+
+
+def test_preprocess_memory_does_not_grow_with_the_number_of_images(clone: Project, tmp_path: Path) -> None:
+    """Peak memory of the parent process at 200 and at 2,000 images differs by less than the pixels of 1,800."""
+    peaks = []
+    for count in (200, 2000):
+        raw = tmp_path / f"raw{count}"
+        raw.mkdir()
+        picture(0).save(raw / "0.png")
+        for number in range(1, count):
+            os.link(raw / "0.png", raw / f"{number}.png")
+        (raw / "labels.csv").write_text("path,label\n" + "".join(f"{n}.png,\n" for n in range(count)))
+        clone.set(preprocess__image_size=256)
+        script = (
+            "import resource, runpy, sys; sys.argv[0] = 'stages/preprocess.py';"
+            "runpy.run_path(sys.argv[0], run_name='__main__');"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        out = clone.run("python", "-c", script, str(raw), str(tmp_path / f"out{count}"))
+        peaks.append(int(out.stdout.split()[-1]) * 1024)
+    assert peaks[1] - peaks[0] < 0.2 * 1800 * 256 * 256 * 3
