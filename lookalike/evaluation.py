@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 
 from lookalike import metrics
+from lookalike.bootstrap import interval
 from lookalike.protocol import Split
-from lookalike.ranking import rank
+from lookalike.ranking import Ranking, map_rankings
+from lookalike.refine import Refinement
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
+RAW_RANKS = 200  # points of the raw precision-recall curve
 FIRST = 10  # hits kept of each query, to be looked at
 
 
@@ -17,9 +20,10 @@ FIRST = 10  # hits kept of each query, to be looked at
 class Evaluation:
     """What the queries found. Where quality cannot be measured, tables have their columns and no row.
 
-    per_query  one row a query: label, relevant (R), P@k, R@k, Top-k, AP.
+    per_query  one row a query: label, R (its relevant images), the first hit's label, and each figure.
     by_class   one row a class: queries, gallery, and the mean of each figure; hardest first (lowest mAP, then name).
     curve      recall, precision: the mean of the queries' interpolated precision-recall curves.
+    raw_curve  k, recall, precision: mean R@k and P@k over ranks spread from 1 to the whole gallery, not interpolated.
     recall     k, recall, best_possible: mean R@k for every k up to the largest asked for, and a perfect ranking's.
     rows       int64, (Q, up to 10): gallery rows of the first hits.
     cosines    float32, likewise.
@@ -28,51 +32,100 @@ class Evaluation:
     per_query: pd.DataFrame
     by_class: pd.DataFrame
     curve: pd.DataFrame
+    raw_curve: pd.DataFrame
     recall: pd.DataFrame
     rows: np.ndarray
     cosines: np.ndarray
 
 
-def evaluate(vectors: np.ndarray, labels: np.ndarray, split: Split, ks: list[int]) -> Evaluation:
+def evaluate(
+    features: np.ndarray,
+    labels: np.ndarray,
+    split: Split,
+    refinement: Refinement,
+    gallery: np.ndarray,
+    ks: list[int],
+    memory: int = 1 << 30,
+) -> Evaluation:
     """Rank the gallery for every query, exactly, and measure the rankings.
 
-    vectors  float32, (N, D), unit length.
-    labels   str, (N,). A gallery image is relevant to a query if it carries the query's label.
-    ks       ranks for P@k, R@k and Top-k, each at most the size of the gallery.
+    features    float32, (N, D), of the whole collection, as the network gives them.
+    labels      str, (N,). A gallery image is relevant to a query if it carries the query's label.
+    refinement  fitted on the gallery's features; `gallery` is what it made of them, float32 (G, d).
+    ks          ranks for the figures @k, each at most what every query may find.
+    memory      bytes that rankings may take at a time.
     """
-    gallery_labels = labels[split.gallery]
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)  # numbers compare faster than strings
+    gallery_codes, own_codes = codes[split.gallery], codes[split.queries]
+    sizes = np.bincount(gallery_codes, minlength=codes.max(initial=0) + 1)
+    hidden = ((split.exclude >= 0) & (gallery_codes[split.exclude] == own_codes[:, None])).sum(axis=1)
+    n_relevant = sizes[own_codes] - hidden  # (Q,)
+    visible = len(gallery) - (split.exclude >= 0).sum(axis=1).max(initial=0)  # ranks that every query has
     ranks = np.arange(1, max(ks) + 1)
-    per_query, curves, recalls, rows, cosines = [], [], [], [], []
-    for block in rank(vectors[split.queries], vectors[split.gallery]):
-        rows.append(block.rows[:, :FIRST])
-        cosines.append(block.cosines[:, :FIRST])
-        if not split.unmeasurable:
-            own = labels[split.queries][block.queries]
-            relevant = gallery_labels[block.rows] == own[:, None]  # (B, N)
-            n_relevant = relevant.sum(axis=1)  # (B,)
-            per_query.append(_figures(own, relevant, n_relevant, ks))
-            curves.append(metrics.interpolated_precision(relevant, n_relevant, RECALL_LEVELS)[:, :, None])
-            found = np.cumsum(relevant[:, : max(ks)], axis=1)  # (B, k)
-            possible = np.minimum(ranks, n_relevant[:, None])
-            recalls.append(np.stack([found, possible], axis=2) / n_relevant[:, None, None])
-    none = np.zeros(0, dtype=bool)
-    table = pd.concat(per_query or [_figures(none.astype(str), np.zeros((0, max(ks)), bool), none, ks)])
+    raw_ranks = np.unique(np.geomspace(1, max(visible, 1), RAW_RANKS).round().astype(int))
+
+    def measure(block: Ranking) -> dict[str, np.ndarray]:
+        found = {"rows": block.rows[:, :FIRST], "cosines": block.cosines[:, :FIRST]}
+        if split.unmeasurable:
+            return found
+        relevant = gallery_codes[block.rows] == own_codes[block.queries, None]  # (B, G)
+        relevant &= np.isfinite(block.cosines)  # what is excluded is never found
+        total = n_relevant[block.queries]
+        hits = np.cumsum(relevant, axis=1)
+        at_raw_ranks = hits[:, raw_ranks - 1]
+        return found | {
+            "figures": np.stack(list(_figures(relevant, total, ks).values()), axis=1),
+            "curve": metrics.interpolated_precision(relevant, total, RECALL_LEVELS),
+            "raw_recall": at_raw_ranks / total[:, None],
+            "raw_precision": at_raw_ranks / raw_ranks,
+            "recall": hits[:, : max(ks)] / total[:, None],
+            "best_possible": np.minimum(ranks, total[:, None]) / total[:, None],
+        }
+
+    blocks = list(map_rankings(measure, refinement, features[split.queries], gallery, split.exclude, memory))
+    found = {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else {})}
+    rows = found.get("rows", np.zeros((0, 0), np.int64))
+    measured = "figures" in found
+    names = list(_figures(np.zeros((1, max(ks)), bool), np.ones(1, int), ks))
+    table = pd.DataFrame(found["figures"] if measured else np.zeros((0, len(names))), columns=names)
+    own = split.queries if measured else split.queries[:0]
+    table.insert(0, "label", labels[own])
+    table.insert(1, "R", n_relevant[: len(own)])
+    table.insert(2, "first", labels[split.gallery[rows[: len(own), 0]]] if measured else labels[own])
+
+    def means(x: str, levels: np.ndarray, **columns: str) -> pd.DataFrame:
+        if not measured:
+            return pd.DataFrame(columns=[x, *columns])
+        return pd.DataFrame({x: levels} | {name: found[key].mean(axis=0) for name, key in columns.items()})
+
     return Evaluation(
-        per_query=table.reset_index(drop=True),
-        by_class=_by_class(table, gallery_labels),
-        curve=_mean_curves("recall", RECALL_LEVELS.round(2), ["precision"], curves),
-        recall=_mean_curves("k", ranks, ["recall", "best_possible"], recalls),
-        rows=np.concatenate(rows) if rows else np.zeros((0, 0), np.int64),
-        cosines=np.concatenate(cosines) if cosines else np.zeros((0, 0), np.float32),
+        per_query=table,
+        by_class=_by_class(table, labels[split.gallery]),
+        curve=means("recall", RECALL_LEVELS.round(2), precision="curve"),
+        raw_curve=means("k", raw_ranks, recall="raw_recall", precision="raw_precision"),
+        recall=means("k", ranks, recall="recall", best_possible="best_possible"),
+        rows=rows,
+        cosines=found.get("cosines", np.zeros((0, 0), np.float32)),
     )
 
 
-def summary(result: Evaluation, ks: list[int]) -> dict[str, float]:
-    """The figures for all queries: each query counts the same, but in the class mean each class."""
-    figures = {"mAP": result.per_query["AP"].mean(), "mAP_class_mean": result.by_class["mAP"].mean()}
-    figures |= {f"{name}@{k}": result.per_query[f"{name}@{k}"].mean() for name in ("P", "R") for k in ks}
-    figures |= {f"Top-{k}": result.per_query[f"Top-{k}"].mean() for k in ks}
-    return {name: float(value) for name, value in figures.items()}
+def with_intervals(result: Evaluation, raw: Evaluation, resamples: int, seed: int) -> pd.DataFrame:
+    """Every figure over all queries with its 95 % interval, and how it compares with raw cosine, query by query.
+
+    Columns: figure, value, low, high, raw, gain, gain_low, gain_high; gain = value - raw, its interval that of the
+    paired differences. mAP_class_mean weighs every class alike, all others every query.
+    """
+    columns = ["figure", "value", "low", "high", "raw", "gain", "gain_low", "gain_high"]
+    labels = result.per_query["label"].to_numpy()
+    rows = []
+    names = [name for name in result.per_query.columns if name not in ("label", "R", "first")] if len(labels) else []
+    for name, by_class in [(name, False) for name in names] + [("AP", True)] * bool(names):
+        values, raws = result.per_query[name].to_numpy(), raw.per_query[name].to_numpy()
+        own = interval(values, labels, resamples, seed, by_class=by_class)
+        gain = interval(values - raws, labels, resamples, seed, by_class=by_class)
+        figure = "mAP_class_mean" if by_class else mean_name(name)
+        rows.append((figure, own.mean, own.low, own.high, own.mean - gain.mean, gain.mean, gain.low, gain.high))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def images_per_class(labels: np.ndarray, split: Split) -> pd.DataFrame:
@@ -84,24 +137,31 @@ def images_per_class(labels: np.ndarray, split: Split) -> pd.DataFrame:
     return counts.sort_values(["images", "class"], ascending=[False, True], ignore_index=True)
 
 
-def _figures(labels: np.ndarray, relevant: np.ndarray, n_relevant: np.ndarray, ks: list[int]) -> pd.DataFrame:
-    columns: dict[str, np.ndarray] = {"label": labels, "relevant": n_relevant}
-    columns |= {f"P@{k}": metrics.precision_at_k(relevant, k) for k in ks}
-    columns |= {f"R@{k}": metrics.recall_at_k(relevant, n_relevant, k) for k in ks}
-    columns |= {f"Top-{k}": metrics.hit_at_k(relevant, k) for k in ks}
-    columns["AP"] = metrics.average_precision(relevant, n_relevant)
-    return pd.DataFrame(columns)
+def _figures(relevant: np.ndarray, n_relevant: np.ndarray, ks: list[int]) -> dict[str, np.ndarray]:
+    """Name and value of each figure of each query; AP first."""
+    figures = {"AP": metrics.average_precision(relevant, n_relevant)}
+    figures |= {f"P@{k}": metrics.precision_at_k(relevant, k) for k in ks}
+    figures |= {f"R@{k}": metrics.recall_at_k(relevant, n_relevant, k) for k in ks}
+    figures |= {f"Top-{k}": metrics.hit_at_k(relevant, k) for k in ks}
+    figures |= {f"AP@{k}": metrics.average_precision_at_k(relevant, n_relevant, k) for k in ks}
+    figures |= {f"NDCG@{k}": metrics.ndcg_at_k(relevant, n_relevant, k) for k in ks}
+    figures["R-precision"] = metrics.r_precision(relevant, n_relevant)
+    figures["AP@R"] = metrics.average_precision_at_r(relevant, n_relevant)
+    figures["RR"] = metrics.reciprocal_rank(relevant)
+    return figures
+
+
+def mean_name(figure: str) -> str:
+    """What the mean over queries of a figure is called.
+
+    >>> [mean_name(name) for name in ("AP", "AP@10", "RR", "P@1")]
+    ['mAP', 'mAP@10', 'MRR', 'P@1']
+    """
+    return "MRR" if figure == "RR" else f"m{figure}" if figure.startswith("AP") else figure
 
 
 def _by_class(per_query: pd.DataFrame, gallery_labels: np.ndarray) -> pd.DataFrame:
-    means = per_query.drop(columns="relevant").groupby("label").mean().rename(columns={"AP": "mAP"})
+    means = per_query.drop(columns=["R", "first"]).groupby("label").mean().rename(columns=mean_name)
     means.insert(0, "queries", per_query.groupby("label").size())
     means.insert(1, "gallery", pd.Series(gallery_labels).value_counts().reindex(means.index))
     return means.reset_index(names="class").sort_values(["mAP", "class"], ignore_index=True)
-
-
-def _mean_curves(x: str, levels: np.ndarray, names: list[str], curves: list[np.ndarray]) -> pd.DataFrame:
-    if not curves:
-        return pd.DataFrame(columns=[x, *names])
-    means = np.concatenate(curves).mean(axis=0)  # (queries, levels, names) -> (levels, names)
-    return pd.DataFrame({x: levels} | {name: means[:, column] for column, name in enumerate(names)})

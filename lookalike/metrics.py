@@ -59,6 +59,74 @@ def average_precision(relevant: np.ndarray, n_relevant: np.ndarray) -> np.ndarra
     return np.asarray((hits / ranks * relevant).sum(axis=-1) / n_relevant)
 
 
+def average_precision_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    """Average precision of the first k; its mean over queries is mAP@k.
+
+        AP@k = 1/min(R, k) * sum over hit ranks r <= k of (hits among the first r) / r
+
+    min(R, k) is what k places can hold, so a perfect list scores 1. (trec_eval's map_cut divides by R.)
+    Source: Weyand, Araujo, Cao, Sim, Google Landmarks Dataset v2, CVPR 2020, section 5.1, mAP@100.
+
+    >>> float(average_precision_at_k(np.array([True, False, True]), n_relevant=np.array(5), k=2))
+    0.5
+    """
+    first = _first(relevant, k)
+    return average_precision(first, np.minimum(n_relevant, k))
+
+
+def r_precision(relevant: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """R-precision = (hits among the first R) / R.
+
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.4.
+
+    >>> float(r_precision(np.array([True, False, True]), n_relevant=np.array(2)))
+    0.5
+    """
+    within = np.arange(relevant.shape[-1]) < np.asarray(n_relevant)[..., None]  # (..., K): ranks up to R
+    return np.asarray((relevant & within).sum(axis=-1) / n_relevant)
+
+
+def average_precision_at_r(relevant: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """Average precision of the first R; its mean over queries is mAP@R.
+
+        AP@R = 1/R * sum over hit ranks r <= R of (hits among the first r) / r
+
+    Source: Musgrave, Belongie, Lim, A Metric Learning Reality Check, ECCV 2020, section 3.2.
+
+    >>> float(average_precision_at_r(np.array([True, False, True]), n_relevant=np.array(2)))
+    0.5
+    """
+    within = np.arange(relevant.shape[-1]) < np.asarray(n_relevant)[..., None]
+    return average_precision(relevant & within, n_relevant)
+
+
+def ndcg_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    """Normalised discounted cumulative gain of the first k, gain 1 for a relevant image.
+
+        NDCG@k = sum over hit ranks r <= k of 1/log2(r + 1)  /  sum over r = 1 .. min(R, k) of 1/log2(r + 1)
+
+    The ideal list is of the whole gallery's relevant images, so a miss costs.
+    Source: Jarvelin, Kekalainen, Cumulated gain-based evaluation of IR techniques, TOIS 2002, with Burges's discount.
+
+    >>> float(ndcg_at_k(np.array([False, True]), n_relevant=np.array(1), k=2).round(3))
+    0.631
+    """
+    discount = 1 / np.log2(np.arange(2, k + 2))  # (k,)
+    ideal = np.cumsum(discount)[np.minimum(n_relevant, k) - 1]
+    return np.asarray((_first(relevant, k) * discount).sum(axis=-1) / ideal)
+
+
+def reciprocal_rank(relevant: np.ndarray) -> np.ndarray:
+    """1 / rank of the first hit, 0 without one; its mean over queries is MRR.
+
+    Source: Voorhees, The TREC-8 Question Answering Track Report, 1999.
+
+    >>> float(reciprocal_rank(np.array([False, True, True])))
+    0.5
+    """
+    return np.asarray(relevant.any(axis=-1) / (relevant.argmax(axis=-1) + 1))
+
+
 def interpolated_precision(relevant: np.ndarray, n_relevant: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Precision-recall curve of each query: at each recall level, the best precision at that recall or more.
 

@@ -34,12 +34,48 @@ class Example:
     hits: list[Hit]
 
 
-def precision_recall(curve: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
-    """Mean interpolated precision at 101 recall levels."""
+def precision_recall(curve: pd.DataFrame, raw_curve: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
+    """Mean interpolated precision at 101 recall levels, and mean precision against mean recall rank by rank."""
     figure, axes = _new(5.5, 4.5)
-    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision (interpolated, mean over queries)")
+    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2, label="interpolated")
+    axes.plot(raw_curve["recall"], raw_curve["precision"], color=GREY, linestyle="--", label="raw, at each rank")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision (mean over queries)")
     axes.set_title(f"Precision and recall: mAP {mean_ap:.3f}, {queries:,} queries")
+    axes.legend(loc="lower left", frameon=False)
+    _save(figure, path)
+
+
+def average_precision(per_query: pd.DataFrame, path: Path) -> None:
+    """How many queries have which average precision."""
+    figure, axes = _new(5.5, 4)
+    axes.hist(per_query["AP"], bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
+    mean = per_query["AP"].mean()
+    axes.axvline(mean, color=RED, linestyle="--", label=f"mean (mAP) {mean:.3f}")
+    axes.set(xlim=(0, 1), xlabel="Average precision of a query", ylabel="Queries")
+    axes.set_title("Average precision of the queries")
+    axes.legend(loc="upper left", frameon=False)
+    _save(figure, path)
+
+
+def gallery_map(places: pd.DataFrame, path: Path) -> None:
+    """The gallery in the plane, its ten largest classes in colour and the others grey, names at their centres."""
+    figure, axes = _new(7, 6.2)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    named = places[places["class"] != ""]
+    largest = named["class"].value_counts().sort_index().sort_values(ascending=False, kind="stable").head(10).index
+    others = places[~places["class"].isin(largest)]
+    axes.scatter(others["x"], others["y"], s=8, color="#c9ced6", linewidths=0)
+    for number, label in enumerate(largest):
+        own = places[places["class"] == label]
+        colour = f"C{number}"
+        axes.scatter(own["x"], own["y"], s=12, color=colour, linewidths=0)
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
+        centre = own["x"].median(), own["y"].median()
+        axes.annotate(_short(label), centre, ha="center", va="center", fontsize=9, bbox=box)
+    which = f": the {len(largest)} largest classes in colour" if len(others) and len(largest) else ""
+    axes.set_title(f"Map of {len(places):,} gallery images (t-SNE){which}")
     _save(figure, path)
 
 
@@ -71,7 +107,7 @@ def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
     _save(figure, path)
 
 
-def example_queries(examples: list[Example], path: Path) -> None:
+def example_queries(examples: list[Example], title: str, path: Path) -> None:
     """A row a query: the query, then its hits, framed green (same class) or red, labelled with cosine and class."""
     if not examples:
         message("There is no query: the collection has one image.", path)
@@ -79,7 +115,7 @@ def example_queries(examples: list[Example], path: Path) -> None:
     columns = 1 + max(len(example.hits) for example in examples)
     figure = Figure(figsize=(1.25 * columns, 1.75 * len(examples) + 0.4), dpi=100, layout="constrained")
     grid = figure.subplots(len(examples), columns, squeeze=False)
-    figure.suptitle("Queries from the best average precision (AP) to the worst, with their first hits", fontsize=10)
+    figure.suptitle(title, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
     for row, example in zip(grid, examples, strict=True):

@@ -2,18 +2,20 @@
 
 Reads   data/features                   what is searched
         data/index                      the settings of the index that ships
-        data/processed                  the files' hashes, which decide the split, and pictures for the examples
-Writes  metrics/metrics.json            mAP, P@k, R@k, Top-k over all queries; P@10 through the kind that ships
-        plots/per_class.csv             the same for each class, hardest first
-        plots/images_per_class.csv      class, images, gallery, queries
-        plots/precision_recall.csv      recall, precision: interpolated, mean over queries
-        plots/recall_at_k.csv           k, recall
-        plots/*.png                     each as a figure; examples.png: queries from best to worst, and what they found
+        data/processed                  the files' hashes, which decide the split, and pictures
+        data/*.json                     the other stages' traces, for the report's last lines
+Writes  metrics/metrics.json            the headline: mAP and its interval, the gain over raw cosine, P@1, P@10, ...
+        plots/figures.csv               every figure with its 95 % interval, and the same for raw cosine
+        plots/per_class.csv             every figure of each class, hardest first
+        plots/per_query.csv             every figure of each query
+        plots/*.csv, plots/*.png        curves, counts, confusions, near-duplicates, a map of the gallery
+        plots/examples.png, worst.png   queries and what they found
+        plots/report.html               all of it on one page
 
-Queries are held out of the gallery (section protocol). The gallery is indexed anew here, in memory, with the settings
-of data/index, so that no query is in what it is searched against.
+Queries are held out of the gallery (section protocol). Refinement and index are fitted anew here, in memory, on the
+gallery alone, with the settings of data/index, so that nothing fitted has seen a query.
 
-    python stages/evaluate.py data/features data/index data/processed metrics/metrics.json plots
+    python stages/evaluate.py data/features data/index data/processed metrics/metrics.json plots --traces data
 """
 
 import sys
@@ -26,13 +28,18 @@ from pydantic import AfterValidator, Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import evaluation, indexes, metrics, params, plots, protocol, stage
+from lookalike import evaluation, indexes, looks, metrics, params, plots, protocol, report, stage
 from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.errors import LookalikeError
+from lookalike.evaluation import Evaluation
 from lookalike.files import new_file, write_json
-from lookalike.refine import unit_length
+from lookalike.protocol import Split
+from lookalike.refine import OFF, Refinement
+from lookalike.searcher import Searcher, build
 
 SHIPPED_K = 10
+HEADLINE = ["P@1", "P@10", "R@10", "Top-5", "Top-10", "NDCG@10", "MRR"]  # of those that `k` asks for
+NEAR_DUPLICATES = 20  # pairs listed
 
 
 def ascending(ranks: list[int]) -> list[int]:
@@ -46,7 +53,13 @@ class Settings(params.Section):
     """Section `evaluate` of params.yaml."""
 
     k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(ascending)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    split_seeds: Annotated[int, Field(ge=1, le=100)]
+    seed: Annotated[int, Field(ge=0)]
+    memory: Annotated[int, Field(ge=16)]
     examples: Annotated[int, Field(ge=1, le=50)]
+    worst: Annotated[int, Field(ge=1, le=50)]
+    map_images: Annotated[int, Field(ge=10, le=20_000)]
 
 
 def main() -> None:
@@ -56,98 +69,146 @@ def main() -> None:
     parser.add_argument("index", type=Path, help="what index wrote")
     parser.add_argument("processed", type=Path, help="what preprocess wrote")
     parser.add_argument("metrics", type=Path, help="JSON file to write")
-    parser.add_argument("plots", type=Path, help="folder to write tables and figures into")
+    parser.add_argument("plots", type=Path, help="folder to write tables, figures and the report into")
+    parser.add_argument("--traces", type=Path, help="folder of the other stages' small JSON files, for the report")
     args = parser.parse_args()
     settings = params.load(args.params, "evaluate", Settings)
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
+    index_settings = indexes.load_settings(args.index)
     collection, images = load_collection(args.features), load_images(args.processed)
     check_same_images(images, collection)
-    labels = collection.labels
+    features, labels = collection.features, collection.labels
 
     split = protocol.split(collection.paths, labels, images.sha256, protocol_settings)
     for note in split.notes:
         stage.notice("evaluate", note)
-    report: dict[str, Any] = {"queries": len(split.queries), "gallery": len(split.gallery)}
-    vectors = unit_length(collection.features)
+    check(split, settings.k, protocol_settings.kind, index_settings)
+    searcher = build(features[split.gallery], index_settings)
+    result = measure(features, labels, split, searcher.refinement, settings)
+    raw = measure(features, labels, split, Refinement.fit(features[split.gallery], OFF), settings)
+    table = evaluation.with_intervals(result, raw, settings.resamples, settings.seed)
+    headline: dict[str, Any] = {"queries": len(split.queries), "gallery": len(split.gallery)}
     if split.unmeasurable:
         stage.notice("evaluate", f"quality cannot be measured: {split.unmeasurable}")
-        report |= {"queries": 0, "unmeasurable": split.unmeasurable}
-    elif max(settings.k) > len(split.gallery):
-        raise LookalikeError(
-            f"evaluate.k has {max(settings.k)}, but the gallery has {len(split.gallery)} images; lower it"
+        headline |= {"queries": 0, "unmeasurable": split.unmeasurable}
+    else:
+        headline = figures_of(table, settings.k) | shipped(searcher, features, labels, split) | headline
+        headline |= over_seeds(
+            collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
         )
-    result = evaluation.evaluate(vectors, labels, split, settings.k)
-    if not split.unmeasurable:
-        report |= evaluation.summary(result, settings.k)
-        report |= shipped_precision(vectors, labels, split, indexes.load_settings(args.index))
+        stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
+                                 f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
 
-    counts = evaluation.images_per_class(labels, split)
-    write_csv(result.by_class, args.plots / "per_class.csv")
-    write_csv(counts, args.plots / "images_per_class.csv")
-    write_csv(result.curve, args.plots / "precision_recall.csv")
-    write_csv(result.recall, args.plots / "recall_at_k.csv")
-    draw(result, counts, split, args.plots)
-    plots.example_queries(
-        examples(result, split, images.pixels, labels, settings.examples), args.plots / "examples.png"
-    )
+    queries = result.per_query.assign(path=collection.paths[split.queries[: len(result.per_query)]])
+    tables = {
+        "figures": table,
+        "per_class": result.by_class,
+        "per_query": queries[["path", *result.per_query.columns]],
+        "images_per_class": evaluation.images_per_class(labels, split),
+        "precision_recall": result.curve,
+        "precision_recall_raw": result.raw_curve,
+        "recall_at_k": result.recall,
+        "confusion": looks.confusions(result, settings.worst),
+        "near_duplicates": looks.near_duplicates(
+            features, collection.paths, labels, images.sha256, NEAR_DUPLICATES, settings.seed
+        ),
+        "map": looks.gallery_map(searcher.index.vectors(np.arange(len(searcher.index))), labels[split.gallery],
+                                 settings.map_images, settings.seed),
+    }  # fmt: skip
+    for name, content in tables.items():
+        with new_file(args.plots / f"{name}.csv") as partial:
+            content.round(6).to_csv(partial, index=False, lineterminator="\n")
+    draw(result, tables, split, images.pixels, labels, settings, args.plots)
+    report.write_evaluation(args.plots, tables, headline, args.traces)
     write_json(args.metrics, {key: round(value, 6) if isinstance(value, float) else value
-                              for key, value in report.items()})  # fmt: skip
-    if not split.unmeasurable:
-        stage.notice("evaluate", f"mAP {report['mAP']:.3f}, P@{settings.k[0]} {report[f'P@{settings.k[0]}']:.3f}, "
-                                 f"{report['queries']} queries in a gallery of {report['gallery']}")  # fmt: skip
+                              for key, value in headline.items()})  # fmt: skip
 
 
-def shipped_precision(
-    vectors: np.ndarray, labels: np.ndarray, split: protocol.Split, settings: indexes.Settings
-) -> dict[str, float]:
+def check(split: Split, ks: list[int], kind: str, settings: indexes.Settings) -> None:
+    """Raise LookalikeError where a figure would be undefined or unfair."""
+    visible = len(split.gallery) - int((split.exclude >= 0).sum(axis=1).max(initial=0))
+    if not split.unmeasurable and max(ks) > visible:
+        raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {visible} images; lower it")
+    fitted = [name for name in ("pca", "augment") if getattr(settings.refine, name)]
+    if np.isin(split.queries, split.gallery).any() and fitted:
+        names = " and ".join(f"index.refine.{name}" for name in fitted)
+        raise LookalikeError(
+            f"protocol.kind is {kind}, so each query is part of the gallery that {names} would be fitted on, and would "
+            "shape what it is measured against; set them to 0, or protocol.kind to holdout"
+        )
+
+
+def measure(
+    features: np.ndarray, labels: np.ndarray, split: Split, refinement: Refinement, settings: Settings
+) -> Evaluation:
+    """Rank and measure under one refinement."""
+    gallery = refinement.gallery(features[split.gallery])
+    return evaluation.evaluate(features, labels, split, refinement, gallery, settings.k, settings.memory << 20)
+
+
+def figures_of(table: pd.DataFrame, ks: list[int]) -> dict[str, Any]:
+    """The headline from the table of all figures."""
+    rows = table.set_index("figure")
+    headline = {"mAP": "value", "mAP_low": "low", "mAP_high": "high", "mAP_raw": "raw",
+                "mAP_gain": "gain", "mAP_gain_low": "gain_low", "mAP_gain_high": "gain_high"}  # fmt: skip
+    figures = {name: float(rows.loc["mAP", column]) for name, column in headline.items()}
+    figures["mAP_class_mean"] = float(rows.loc["mAP_class_mean", "value"])
+    figures |= {name: float(rows.loc[name, "value"]) for name in HEADLINE if name in rows.index}
+    if 1 in ks:
+        figures["P@1_raw"] = float(rows.loc["P@1", "raw"])
+    return figures
+
+
+def shipped(searcher: Searcher, features: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
     """P@10 through the kind of index that ships: its distance from the exact P@10 is what approximation costs."""
-    index = indexes.build(vectors[split.gallery], settings)
-    k = min(SHIPPED_K, len(index))
-    _, rows = index.search(vectors[split.queries], k)
-    relevant = labels[split.gallery][rows] == labels[split.queries][:, None]  # (Q, k)
-    return {f"P@{k}_{index.kind}": float(metrics.precision_at_k(relevant, k).mean())}
+    k = min(SHIPPED_K, len(searcher.index))
+    _, rows = searcher.search(features[split.queries], k, split.exclude)
+    relevant = (labels[split.gallery][rows] == labels[split.queries][:, None]) & (rows >= 0)  # (Q, k)
+    return {f"P@{k}_{searcher.index.kind}": float(metrics.precision_at_k(relevant, k).mean())}
 
 
-def draw(result: evaluation.Evaluation, counts: pd.DataFrame, split: protocol.Split, folder: Path) -> None:
-    """Draw each table, or the reason why it is empty."""
+def over_seeds(
+    paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
+    protocol_settings: protocol.Settings, index_settings: indexes.Settings, settings: Settings,
+) -> dict[str, Any]:  # fmt: skip
+    """Mean and standard deviation of mAP over split seeds, counted up from the protocol's."""
+    if protocol_settings.kind != "holdout" or settings.split_seeds < 2:
+        return {}
+    values = []
+    for seed in range(protocol_settings.seed, protocol_settings.seed + settings.split_seeds):
+        split = protocol.split(paths, labels, sha256, protocol_settings.model_copy(update={"seed": seed}))
+        refinement = Refinement.fit(features[split.gallery], index_settings.refine)
+        values.append(measure(features, labels, split, refinement, settings).per_query["AP"].mean())
+    return {"mAP_seeds_mean": float(np.mean(values)), "mAP_seeds_sd": float(np.std(values, ddof=1))}
+
+
+def draw(
+    result: Evaluation, tables: dict[str, pd.DataFrame], split: Split, pixels: np.ndarray, labels: np.ndarray,
+    settings: Settings, folder: Path,
+) -> None:  # fmt: skip
+    """Draw each table, or the reason why there is nothing to draw."""
     if split.unmeasurable:
-        for name in ("precision_recall", "recall_at_k"):
+        for name in ("precision_recall", "recall_at_k", "average_precision", "worst"):
             plots.message(f"Quality cannot be measured:\n{split.unmeasurable}.", folder / f"{name}.png")
     else:
         mean_ap, queries = float(result.per_query["AP"].mean()), len(result.per_query)
-        plots.precision_recall(result.curve, mean_ap, queries, folder / "precision_recall.png")
+        plots.precision_recall(result.curve, result.raw_curve, mean_ap, queries, folder / "precision_recall.png")
         plots.recall_at_k(result.recall, folder / "recall_at_k.png")
-    if len(counts):
-        plots.images_per_class(counts, folder / "images_per_class.png")
+        plots.average_precision(result.per_query, folder / "average_precision.png")
+        worst = looks.examples(looks.worst(result, settings.worst), result, split, pixels, labels)
+        plots.example_queries(worst, "The queries with the lowest average precision (AP)", folder / "worst.png")
+    if len(tables["images_per_class"]):
+        plots.images_per_class(tables["images_per_class"], folder / "images_per_class.png")
     else:
         plots.message("The images have no labels.", folder / "images_per_class.png")
-
-
-def examples(
-    result: evaluation.Evaluation, split: protocol.Split, pixels: np.ndarray, labels: np.ndarray, most: int
-) -> list[plots.Example]:
-    """Queries spread evenly from the best average precision to the worst, with what they found."""
-    count = len(split.queries)
-    order = np.arange(count) if split.unmeasurable else np.argsort(-result.per_query["AP"].to_numpy(), kind="stable")
-    chosen = order[np.linspace(0, count - 1, min(most, count)).round().astype(int)]
-    found = []
-    for query in chosen.tolist():
-        row = split.queries[query]
-        hits = [
-            plots.Hit(
-                pixels[hit], labels[hit], cosine, None if split.unmeasurable else bool(labels[hit] == labels[row])
-            )
-            for hit, cosine in zip(split.gallery[result.rows[query]], result.cosines[query], strict=True)
-        ]
-        average_precision = None if split.unmeasurable else float(result.per_query["AP"][query])
-        found.append(plots.Example(pixels[row], labels[row], average_precision, hits))
-    return found
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table, its figures rounded to six digits."""
-    with new_file(path) as partial:
-        table.round(6).to_csv(partial, index=False, lineterminator="\n")
+    if len(tables["map"]):
+        plots.gallery_map(tables["map"], folder / "map.png")
+    else:
+        plots.message("The gallery has too few images for a map.", folder / "map.png")
+    spread = looks.examples(looks.spread(result, split, settings.examples), result, split, pixels, labels)
+    title = "Queries and what they found" if split.unmeasurable else \
+        "Queries from the best average precision (AP) to the worst, and what they found"  # fmt: skip
+    plots.example_queries(spread, title, folder / "examples.png")
 
 
 if __name__ == "__main__":

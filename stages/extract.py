@@ -26,7 +26,7 @@ from lookalike.embedding import embed
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
 from lookalike.progress import progress_bar
-from lookalike.refine import without_direction
+from lookalike.vectors import without_direction
 
 
 class Settings(params.Section):

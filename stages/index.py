@@ -1,8 +1,10 @@
-"""Build the search index over every embedding.
+"""Refine every embedding and build the search index over them.
 
 Reads   data/features                   features.npy float32 (N, D), image_paths.npy, labels.npy
-Writes  data/index/index.faiss          N unit vectors, searchable by cosine
-        data/index/index.json           kind, settings, N, D
+Writes  data/index/index.faiss          N refined unit vectors of d dimensions, searchable by cosine
+        data/index/mean.npy             float32, (D,), and
+        data/index/components.npy       float32, (D, d): the projection that a query goes through; empty without PCA
+        data/index/index.json           kind, settings, N, d
         data/index/image_paths.npy      row i names vector i
         data/index/labels.npy           row i: its class, "" if it has none
         data/index.json                 counts and sizes, for Git
@@ -18,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from lookalike import indexes, params, stage
 from lookalike.collection import load_collection
 from lookalike.files import new_folder, write_json
-from lookalike.refine import unit_length
+from lookalike.searcher import build
 
 
 def main() -> None:
@@ -30,19 +32,18 @@ def main() -> None:
     settings = params.load(args.params, "index", indexes.Settings)
     collection = load_collection(args.features)
 
-    vectors = unit_length(collection.features)
-    count, dim = vectors.shape
-    index = indexes.build(vectors, settings)
+    searcher = build(collection.features, settings)
+    index = searcher.index
     with new_folder(args.index) as folder:
-        indexes.save(index, settings, collection.paths, collection.labels, dim, folder)
+        indexes.save(index, searcher.refinement, settings, collection.paths, collection.labels, folder)
     write_json(args.index.with_suffix(".json"), {
         "kind": index.kind,
-        "images": count,
-        "dim": dim,
+        "images": len(index),
+        "dim": index.dim,
         "bytes": index.nbytes,
         "classes": len(set(collection.labels.tolist()) - {""}),
     })  # fmt: skip
-    stage.notice("index", f"{index.kind}, {count} vectors of {dim} dimensions, {index.nbytes / 1e6:.1f} MB")
+    stage.notice("index", f"{index.kind}, {len(index)} vectors of {index.dim} dimensions, {index.nbytes / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ def listed_files(stage: dict) -> set[str]:
         if dep.startswith(("lookalike", "stages")):
             path = ROOT / dep
             files |= {p.relative_to(ROOT).as_posix() for p in path.rglob("*.py")} if path.is_dir() else {dep}
+    templates = {file for file in files if file.endswith(".j2")}
+    assert templates == ({"lookalike/report.html.j2"} if "lookalike/report.py" in files else set())
+    files -= templates
     return files
 
 

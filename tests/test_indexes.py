@@ -9,7 +9,8 @@ import pytest
 
 from lookalike import indexes
 from lookalike.errors import LookalikeError
-from lookalike.refine import unit_length
+from lookalike.refine import OFF, Refinement
+from lookalike.vectors import unit_length
 
 RNG = np.random.default_rng(0)
 VECTORS = unit_length(RNG.standard_normal((2000, 32)).astype(np.float32))
@@ -18,7 +19,7 @@ QUERIES = unit_length(RNG.standard_normal((50, 32)).astype(np.float32))
 
 def settings(kind: str) -> indexes.Settings:
     return indexes.Settings.model_validate(
-        {"kind": kind, "hnsw": {"neighbors": 16, "ef_construction": 100, "ef_search": 100}}
+        {"kind": kind, "hnsw": {"neighbors": 16, "ef_construction": 100, "ef_search": 100}, "refine": OFF.model_dump()}
     )
 
 
@@ -66,7 +67,7 @@ def test_k_out_of_range_is_named(k: int) -> None:
 def test_the_folder_describes_itself(kind: str, tmp_path: Path) -> None:
     paths, labels = np.array([f"{row:04}" for row in range(2000)]), np.array(["x"] * 2000)
     index = indexes.build(VECTORS, settings(kind))
-    indexes.save(index, settings(kind), paths, labels, 32, tmp_path)
+    indexes.save(index, Refinement.fit(VECTORS, OFF), settings(kind), paths, labels, tmp_path)
     assert indexes.load_settings(tmp_path) == settings(kind)
     description = json.loads((tmp_path / "index.json").read_text())
     assert (description["kind"], description["n"], description["dim"]) == (kind, 2000, 32)
@@ -93,3 +94,10 @@ def test_unit_length() -> None:
 def test_a_vector_without_direction_is_named(bad: list[float]) -> None:
     with pytest.raises(LookalikeError, match="1 of 3 vectors are zero or not finite, the first in row 1"):
         unit_length(np.array([[1, 0], bad, [0, 1]], np.float32))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_stored_vectors_come_back(kind: str) -> None:
+    index = indexes.build(VECTORS, settings(kind))
+    rows = np.array([[5, -1], [1999, 0]])
+    assert np.array_equal(index.vectors(rows), np.where(rows[:, :, None] < 0, 0, VECTORS[rows]))

@@ -3,13 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+import pytrec_eval
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from lookalike import evaluation, metrics
 from lookalike.protocol import Split
-from lookalike.refine import unit_length
+from lookalike.refine import OFF, Refinement
+from lookalike.vectors import unit_length
 
 ranked = st.lists(st.booleans(), min_size=1, max_size=40).filter(any).map(np.array)
 
@@ -43,6 +45,51 @@ def test_average_precision_is_scikit_learns(relevant: np.ndarray) -> None:
     scores = -np.arange(len(relevant))
     ours = metrics.average_precision(relevant, relevant.sum())
     assert ours == pytest.approx(average_precision_score(relevant, scores), abs=1e-12)
+
+
+TREC = {"map": "AP", "recip_rank": "RR", "Rprec": "R-precision", "P_5": "P@5", "recall_5": "R@5", "success_5": "Top-5",
+        "ndcg_cut_5": "NDCG@5", "map_cut_5": "AP@5"}  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.integers(5, 30), st.integers(1, 3), st.integers(0, 10_000))
+def test_figures_agree_with_trec_eval(count: int, classes: int, seed: int) -> None:
+    """Through the whole evaluation, ties included.
+
+    Each vector has four entries of 0.5 or -0.5: its length is 1, and cosines are exact multiples of 0.25, many equal.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = np.zeros((count + 6, 8), np.float32)
+    for vector in vectors:
+        vector[rng.choice(8, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
+    labels = rng.integers(0, classes, count + 6).astype(str)
+    queries = [row for row in range(6) if (labels[6:] == labels[row]).any()]
+    if not queries:
+        return
+    split = Split(np.array(queries), np.arange(6, count + 6), np.zeros((len(queries), 0), np.int64), "", ())
+    ours = evaluate(vectors, labels, split, [1, 5])
+    qrels = {str(q): {str(row): int(labels[row] == labels[q]) for row in range(6, count + 6)} for q in queries}
+    run = {}
+    for q in queries:
+        # Scores by rank, ties already in gallery order: trec_eval would break them by document name.
+        order = np.argsort(-(vectors[6:] @ vectors[q]), kind="stable")
+        run[str(q)] = {str(6 + row): float(count - rank) for rank, row in enumerate(order)}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, set(TREC)).evaluate(run)
+    for number, q in enumerate(queries):
+        for name, our_name in TREC.items():
+            expected = theirs[str(q)][name]
+            if name == "map_cut_5":  # trec_eval divides by R, mAP@k by what k places can hold
+                expected *= ours.per_query["R"][number] / min(ours.per_query["R"][number], 5)
+            assert ours.per_query[our_name][number] == pytest.approx(expected, abs=1e-6), our_name
+
+
+def test_average_precision_at_r_is_pytorch_metric_learnings_example() -> None:
+    """Musgrave et al., figure 4: R = 10, the first ten ranks hold hits at 1; 1 and 10; 1 and 2; all."""
+    total = np.array(10)
+    for hits, expected in ([1], 0.10), ([1, 10], 0.12), ([1, 2], 0.20), (list(range(1, 11)), 1.0):
+        relevant = np.isin(np.arange(1, 21), hits)
+        assert metrics.average_precision_at_r(relevant, total) == pytest.approx(expected)
+        assert metrics.r_precision(relevant, total) == len(hits) / 10
 
 
 @given(ranked)
@@ -79,8 +126,13 @@ def test_interpolated_precision_is_its_definition(seed: int) -> None:
 
 
 def whole(queries: list[int], count: int) -> Split:
-    rows = np.arange(count)
-    return Split(np.array(queries), np.setdiff1d(rows, queries), "", ())
+    none = np.zeros((len(queries), 0), np.int64)
+    return Split(np.array(queries), np.setdiff1d(np.arange(count), queries), none, "", ())
+
+
+def evaluate(vectors: np.ndarray, labels: np.ndarray, split: Split, ks: list[int], memory: int = 1 << 30):
+    raw = Refinement.fit(vectors, OFF)
+    return evaluation.evaluate(vectors, labels, split, raw, raw.gallery(vectors[split.gallery]), ks, memory)
 
 
 # Two classes on a circle. Query 0 (class a, 0 degrees) finds, in order: 1 (a, 10), 2 (b, 20), 3 (a, 30), 4 (b, 90).
@@ -90,29 +142,31 @@ LABELS = np.array(["a", "a", "b", "a", "b", "b"])
 
 
 def test_an_evaluation_by_hand() -> None:
-    result = evaluation.evaluate(VECTORS, LABELS, whole([0, 5], 6), [1, 2])
+    result = evaluate(VECTORS, LABELS, whole([0, 5], 6), [1, 2])
     figures = result.per_query
     assert figures["AP"].tolist() == pytest.approx([(1 + 2 / 3) / 2, (1 + 2 / 3) / 2])  # 5 finds 4 (b), 3 (a), 2 (b)
-    assert figures["relevant"].tolist() == [2, 2]
+    assert figures["R"].tolist() == [2, 2]
+    assert figures["first"].tolist() == ["a", "b"]
     assert figures["P@2"].tolist() == figures["R@2"].tolist() == [0.5, 0.5]
     assert result.rows.tolist() == [[0, 1, 2, 3], [3, 2, 1, 0]]  # rows of the gallery, which is 1, 2, 3, 4
     assert result.cosines[0] == pytest.approx(np.cos(np.deg2rad([10, 20, 30, 90])), abs=1e-6)
     assert result.recall["recall"].tolist() == [0.5, 0.5]
     assert result.recall["best_possible"].tolist() == [0.5, 1.0]
-    summary = evaluation.summary(result, [1, 2])
-    assert summary["mAP"] == summary["mAP_class_mean"] == pytest.approx(5 / 6)
-    assert (summary["P@1"], summary["Top-2"]) == (1, 1)
+    table = evaluation.with_intervals(result, result, 200, 0).set_index("figure")
+    assert table.loc["mAP", "value"] == table.loc["mAP_class_mean", "value"] == pytest.approx(5 / 6)
+    assert (table.loc["P@1", "value"], table.loc["Top-2", "value"]) == (1, 1)
+    assert (table[["gain", "gain_low", "gain_high"]] == 0).all(axis=None)
 
 
 def test_the_class_mean_counts_classes_not_queries() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_length(rng.standard_normal((60, 8)).astype(np.float32))
     labels = np.array(["a"] * 50 + ["b"] * 10)
-    result = evaluation.evaluate(vectors, labels, whole([0, 1, 2, 3, 4, 50], 60), [1])
+    result = evaluate(vectors, labels, whole([0, 1, 2, 3, 4, 50], 60), [1])
     ap = result.per_query.groupby("label")["AP"].mean()
-    summary = evaluation.summary(result, [1])
-    assert summary["mAP"] == pytest.approx((5 * ap["a"] + ap["b"]) / 6)
-    assert summary["mAP_class_mean"] == pytest.approx((ap["a"] + ap["b"]) / 2)
+    table = evaluation.with_intervals(result, result, 200, 0).set_index("figure")["value"]
+    assert table["mAP"] == pytest.approx((5 * ap["a"] + ap["b"]) / 6)
+    assert table["mAP_class_mean"] == pytest.approx((ap["a"] + ap["b"]) / 2)
     assert result.by_class["mAP"].is_monotonic_increasing
     assert result.by_class.set_index("class")["gallery"].to_dict() == {"a": 45, "b": 9}
 
@@ -124,33 +178,33 @@ def test_rotating_all_vectors_changes_no_figure(seed: int) -> None:
     labels = rng.choice(["a", "b", "c"], 40)
     split = whole([row for row in range(10) if (labels[10:] == labels[row]).any()], 40)
     rotation = np.linalg.qr(rng.standard_normal((6, 6)))[0].astype(np.float32)
-    before = evaluation.evaluate(vectors, labels, split, [1, 5]).per_query
-    after = evaluation.evaluate(vectors @ rotation, labels, split, [1, 5]).per_query
-    pd.testing.assert_frame_equal(before, after)
+    before = evaluate(vectors, labels, split, [1, 5]).per_query
+    after = evaluate(vectors @ rotation, labels, split, [1, 5]).per_query
+    pd.testing.assert_frame_equal(before, after)  # but for ties, which random vectors do not have
 
 
 def test_ties_keep_the_order_of_the_gallery() -> None:
     vectors = np.ones((6, 2), np.float32) / np.sqrt(np.float32(2))
-    result = evaluation.evaluate(vectors, np.array(list("aababa")), whole([0], 6), [1])
+    result = evaluate(vectors, np.array(list("aababa")), whole([0], 6), [1])
     assert result.rows.tolist() == [[0, 1, 2, 3, 4]]
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_show() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_length(rng.standard_normal((50, 4)).astype(np.float32))
     split = whole(list(range(20)), 50)
     labels = rng.choice(["a", "b"], 50)
-    one = evaluation.evaluate(vectors, labels, split, [1, 5])
-    monkeypatch.setattr("lookalike.ranking.BLOCK", 7)
-    many = evaluation.evaluate(vectors, labels, split, [1, 5])
+    one = evaluate(vectors, labels, split, [1, 5])
+    many = evaluate(vectors, labels, split, [1, 5], memory=1)  # one query at a time
     pd.testing.assert_frame_equal(one.per_query, many.per_query)
     pd.testing.assert_frame_equal(one.curve, many.curve)
     assert np.array_equal(one.rows, many.rows)
 
 
 def test_what_cannot_be_measured_gives_tables_with_headers_and_still_ranks() -> None:
-    split = Split(np.array([0]), np.array([1, 2, 3, 4, 5]), "the images have no labels", ())
-    result = evaluation.evaluate(VECTORS, np.full(6, ""), split, [1, 2])
+    none = np.zeros((1, 0), np.int64)
+    split = Split(np.array([0]), np.array([1, 2, 3, 4, 5]), none, "the images have no labels", ())
+    result = evaluate(VECTORS, np.full(6, ""), split, [1, 2])
     for table, columns in ((result.per_query, {"label", "P@1", "AP"}), (result.by_class, {"class", "mAP"}),
                            (result.curve, {"recall", "precision"}), (result.recall, {"k", "recall"})):  # fmt: skip
         assert len(table) == 0

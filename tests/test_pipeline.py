@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,12 @@ STAGES = ["download", "preprocess", "model", "extract", "index", "evaluate", "be
 def small(project: Project) -> None:
     """Settings under which the graph runs in seconds: 80 digits, 32 pixels, a small network."""
     project.set(download__limit_per_class=8, preprocess__image_size=32, model__backbone="MobileNetV2",
-                model__layer="block_6_expand_relu", benchmark__queries=5, benchmark__repeats=1,
-                evaluate__k=[1, 5, 10], evaluate__examples=3)  # fmt: skip
+                model__layer="block_6_expand_relu", index__refine__pca=16, index__refine__augment=4,
+                index__refine__expand=3, benchmark__queries=5, benchmark__repeats=1, evaluate__k=[1, 5, 10],
+                evaluate__resamples=100, evaluate__split_seeds=2, evaluate__examples=3)  # fmt: skip
+
+
+RAW = {"index__refine__pca": 0, "index__refine__whiten": 0, "index__refine__augment": 0}
 
 
 def metrics(project: Project) -> dict:
@@ -62,7 +67,8 @@ def test_it_writes_what_the_readme_promises(built: Project) -> None:
     assert metrics(built)["P@1"] > 0.3  # chance is 0.1
     latency = json.loads((built.folder / "metrics/latency.json").read_text())
     assert latency["brute_force"]["p50_ms"] > 0
-    assert 0 < latency["hnsw"]["recall@10"] <= 1
+    assert 0.9 < latency["hnsw"]["recall@10"] <= 1
+    assert built.folder.joinpath("data/index/components.npy").exists()
 
 
 def test_git_sees_the_small_and_ignores_the_big(built: Project) -> None:
@@ -86,6 +92,8 @@ def test_a_second_run_does_nothing(clone: Project) -> None:
         ({"benchmark__queries": 3}, ["benchmark"]),
         ({"protocol__seed": 1}, ["evaluate", "benchmark"]),
         ({"index__hnsw__neighbors": 8}, ["index", "evaluate", "benchmark"]),
+        ({"index__refine__power": 1}, ["index", "evaluate", "benchmark"]),
+        ({"evaluate__memory": 16}, ["evaluate"]),
         ({"extract__batch_size": 16}, ["extract"]),  # the same features: what follows is not touched
         ({"model__seed": 1}, ["model", "extract", "index", "evaluate", "benchmark"]),
         ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
@@ -150,17 +158,27 @@ def test_an_experiment_names_its_figures(clone: Project) -> None:
 
 
 def test_an_unlabelled_folder_is_searched_but_not_measured(clone: Project, photos: Callable[..., Path]) -> None:
-    clone.set(download__dataset="folder", download__folder=str(photos(**{"": 12})))
+    clone.set(download__dataset="folder", download__folder=str(photos(**{"": 12})), index__refine__pca=4)
     done = clone.run("dvc", "repro")
     assert "quality cannot be measured: the images have no labels" in done.stderr
     report = metrics(clone)
     assert (report["queries"], report["unmeasurable"]) == (0, "the images have no labels")
     assert "mAP" not in report
-    for name in ("per_class", "precision_recall", "recall_at_k", "images_per_class"):
+    for name in ("figures", "per_class", "per_query", "precision_recall", "precision_recall_raw", "recall_at_k",
+                 "images_per_class", "confusion", "near_duplicates"):  # fmt: skip
         lines = (clone.folder / f"plots/{name}.csv").read_text().splitlines()
         assert len(lines) == 1 and "," in lines[0]  # the header
-    for name in ("precision_recall", "recall_at_k", "images_per_class", "examples"):
+    for name in (
+        "precision_recall",
+        "recall_at_k",
+        "average_precision",
+        "images_per_class",
+        "examples",
+        "worst",
+        "map",
+    ):
         assert (clone.folder / f"plots/{name}.png").stat().st_size > 1000
+    assert "Quality cannot be measured: the images have no labels" in (clone.folder / "plots/report.html").read_text()
     assert (
         np.load(clone.folder / "data/features/labels.npy").tolist() == [""] * 8
     )  # limit_per_class counts the unlabelled as one class
@@ -171,7 +189,7 @@ def test_an_unlabelled_folder_is_searched_but_not_measured(clone: Project, photo
 
 def test_a_changed_folder_re_runs(clone: Project, photos: Callable[..., Path]) -> None:
     folder = photos(cat=5, dog=5)
-    clone.set(download__dataset="folder", download__folder=str(folder), evaluate__k=[1])
+    clone.set(download__dataset="folder", download__folder=str(folder), evaluate__k=[1], index__refine__pca=4)
     assert "download" in clone.repro()
     assert clone.repro() == []
     picture(99).save(folder / "cat" / "new.png")
@@ -180,7 +198,7 @@ def test_a_changed_folder_re_runs(clone: Project, photos: Callable[..., Path]) -
 
 
 def test_one_image_is_enough_to_run(clone: Project, photos: Callable[..., Path]) -> None:
-    clone.set(download__dataset="folder", download__folder=str(photos(cat=1)))
+    clone.set(download__dataset="folder", download__folder=str(photos(cat=1)), **RAW)
     clone.repro()
     assert metrics(clone) == {"queries": 0, "gallery": 1, "unmeasurable": "no class has two different images"}
 
@@ -195,6 +213,10 @@ def test_one_image_is_enough_to_run(clone: Project, photos: Callable[..., Path])
         ({"model__weights": "file"}, "model", "data/none is not a weights file"),
         ({"evaluate__k": [1, 100]}, "evaluate", "evaluate.k has 100, but the gallery has 60 images"),
         ({"model__layer": "", "extract__precision": "float16"}, "extract", "is zero or not finite"),
+        ({"index__refine__pca": 100}, "index", "index.refine.pca is 100, but the gallery has 80 images"),
+        ({"index__refine__pca": 70}, "evaluate", "index.refine.pca is 70, but the gallery has 60 images"),
+        ({"protocol__kind": "leave-one-out"}, "evaluate", "index.refine.pca and index.refine.augment would be"),
+        ({"protocol__queries": "params.yaml"}, "evaluate", "protocol.kind is holdout; set it to lists"),
     ],
 )  # fmt: skip
 def test_a_mistake_ends_in_one_line_and_half_writes_nothing(
@@ -259,3 +281,55 @@ def test_preprocess_memory_does_not_grow_with_the_number_of_images(clone: Projec
         out = clone.run("python", "-c", script, str(raw), str(tmp_path / f"out{count}"))
         peaks.append(int(out.stdout.split()[-1]) * 1024)
     assert peaks[1] - peaks[0] < 0.2 * 1800 * 256 * 256 * 3
+
+
+def test_leave_one_out_over_the_raw_cosine(clone: Project) -> None:
+    clone.set(protocol__kind="leave-one-out", **RAW)
+    clone.repro()
+    report = metrics(clone)
+    assert (report["queries"], report["gallery"]) == (80, 80)
+    assert 0.1 < report["mAP"] < 1
+    assert report["P@10_hnsw"] == pytest.approx(report["P@10"], abs=0.02)
+    assert "mAP_seeds_mean" not in report  # there is one way to leave one out
+
+
+def test_figures_agree_with_one_another(built: Project) -> None:
+    report = metrics(built)
+    figures = {row["figure"]: row for row in csv.DictReader((built.folder / "plots/figures.csv").open())}
+    queries = list(csv.DictReader((built.folder / "plots/per_query.csv").open()))
+    assert report["mAP"] == pytest.approx(np.mean([float(row["AP"]) for row in queries]), abs=1e-5)
+    assert report["mAP"] - report["mAP_raw"] == pytest.approx(report["mAP_gain"], abs=2e-6)
+    assert report["mAP_low"] <= report["mAP"] <= report["mAP_high"]
+    for name in ("P@5", "R@5", "Top-5", "mAP@5", "NDCG@5", "R-precision", "mAP@R", "MRR", "mAP_class_mean"):
+        assert float(figures[name]["low"]) <= float(figures[name]["value"]) <= float(figures[name]["high"])
+
+
+def test_the_report_is_one_file_with_everything_in_it(built: Project) -> None:
+    page = (built.folder / "plots/report.html").read_text()
+    assert 'src="data:image/png;base64,' in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)  # nothing is loaded from elsewhere
+    for text in (
+        "Map of the gallery",
+        "Worst queries",
+        "Classes, hardest first",
+        "Near-duplicates",
+        "block_6_expand_relu",
+    ):
+        assert text in page
+    assert f"{metrics(built)['mAP']:.3f}" in page
+
+
+def test_the_grid_of_refinements_ends_in_one_table(built: Project) -> None:
+    tool = "benchmarks/refinement.py"
+    done = built.run("python", tool, "--set", "pca=0,8", "--set", "whiten=0", "--seeds", "0-1")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| setting",
+        "| raw cosine",
+        "| pca=0 whiten=0",
+        "| pca=8 whiten=0",
+    ]
+    validation = built.run("python", tool, "--set", "expand=0,3", "--seeds", "0-1", "--validation")
+    assert "1 splits" in validation.stdout
+    wrong = built.run("python", tool, "--set", "pac=8", check=False)
+    assert wrong.returncode == 1 and "did you mean pca?" in wrong.stderr

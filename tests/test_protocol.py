@@ -13,8 +13,20 @@ from lookalike.errors import LookalikeError
 from lookalike.protocol import split
 
 
-def settings(seed: int = 0, fraction: float = 0.2, queries: str = protocol.UNUSED) -> protocol.Settings:
-    return protocol.Settings(seed=seed, fraction=fraction, queries=queries)
+def settings(seed: int = 0, fraction: float = 0.2, kind: str = "holdout", **lists: Path) -> protocol.Settings:
+    files = {"queries": protocol.UNUSED, "gallery": protocol.UNUSED} | {name: str(path) for name, path in lists.items()}
+    return protocol.Settings.model_validate({"seed": seed, "fraction": fraction, "kind": kind} | files)
+
+
+def lists(**files: Path) -> protocol.Settings:
+    return settings(kind="lists", **files)
+
+
+def seen(result: protocol.Split, query: int) -> set[int]:
+    """Rows of the collection that a query may find."""
+    position = result.queries.tolist().index(query)
+    hidden = {result.gallery[place] for place in result.exclude[position] if place >= 0}
+    return set(result.gallery.tolist()) - hidden
 
 
 def arrays(*images: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,31 +121,83 @@ def test_one_image_has_no_query() -> None:
     assert (len(result.queries), len(result.gallery)) == (0, 1)
 
 
+def test_leave_one_out_asks_with_every_image_and_hides_it_from_itself() -> None:
+    result = split(*arrays(*distinct(a=3, b=2)), settings(kind="leave-one-out"))
+    assert result.queries.tolist() == [0, 1, 2, 3, 4]
+    for query in range(5):
+        assert seen(result, query) == set(range(5)) - {query}
+
+
+def test_leave_one_out_hides_copies_and_drops_who_has_nothing_to_find() -> None:
+    data = arrays(("a", "same"), ("a", "same"), ("a", "z"), ("b", "alone"), ("", "x"), ("c", "twin"), ("c", "twin"))
+    result = split(*data, settings(kind="leave-one-out"))
+    assert result.queries.tolist() == [0, 1, 2]  # b is alone, c has only copies, row 4 has no label
+    assert seen(result, 0) == {2, 3, 4, 5, 6}
+    assert seen(result, 2) == {0, 1, 3, 4, 5, 6}
+    assert "1 images have no label: gallery only, relevant to no query" in result.notes
+    assert any(note.startswith("3 images have no other image of their class") for note in result.notes)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from("uvwxyz")), min_size=1, max_size=20))
+def test_leave_one_out_by_its_definition(images: list[tuple[str, str]]) -> None:
+    paths, labels, hashes = arrays(*images)
+    result = split(paths, labels, hashes, settings(kind="leave-one-out"))
+    if result.unmeasurable:
+        return
+    for row in range(len(images)):
+        others = {other for other in range(len(images)) if hashes[other] != hashes[row]}
+        findable = labels[row] != "" and any(labels[other] == labels[row] for other in others)
+        assert (row in result.queries) == findable
+        if findable:
+            assert seen(result, row) == others
+
+
 def test_a_list_of_queries_is_obeyed(tmp_path: Path) -> None:
     file = tmp_path / "queries.txt"
     file.write_text("00001.png\n\n00003.png\n")
-    result = split(*arrays(*distinct(a=3, b=2)), settings(queries=str(file)))
+    result = split(*arrays(*distinct(a=3, b=2)), lists(queries=file))
     assert (result.queries.tolist(), result.gallery.tolist()) == ([1, 3], [0, 2, 4])
 
 
-def test_a_list_leaves_out_twins_the_unlabelled_and_the_lonely(tmp_path: Path) -> None:
+def test_lists_of_both_as_csv(tmp_path: Path) -> None:
+    queries, gallery = tmp_path / "q.csv", tmp_path / "g.csv"
+    queries.write_text("label,path\na,00000.png\n")
+    gallery.write_text('path\n"00001.png"\n00003.png\n')
+    result = split(*arrays(*distinct(a=3, b=2)), lists(queries=queries, gallery=gallery))
+    assert (result.queries.tolist(), result.gallery.tolist()) == ([0], [1, 3])
+    gallery.write_text("00000.png\n00001.png\n")
+    with pytest.raises(LookalikeError, match=r"1 paths are in protocol\.queries and in protocol\.gallery"):
+        split(*arrays(*distinct(a=3, b=2)), lists(queries=queries, gallery=gallery))
+
+
+def test_a_list_hides_copies_and_drops_the_unlabelled_and_the_lonely(tmp_path: Path) -> None:
     file = tmp_path / "queries.txt"
     file.write_text("00000.png\n00002.png\n00003.png\n")
     data = arrays(("a", "same"), ("a", "same"), ("", "x"), ("b", "y"), ("a", "z"))
-    result = split(*data, settings(queries=str(file)))
-    assert (result.queries.tolist(), result.gallery.tolist()) == ([0], [4])
+    result = split(*data, lists(queries=file))
+    assert result.queries.tolist() == [0]
+    assert seen(result, 0) == {4}
     assert len(result.notes) == 3
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("nowhere.png\n00000.png\n", "1 of 2 paths are not in the collection, the first 'nowhere.png'"),
-     ("\n", "it names no image"), ("00000.png\n00001.png\n", "none of its images has a relevant image")],
+     ("\n", "names no image"), ("00000.png\n00001.png\n", "none of its images has another of its class")],
 )  # fmt: skip
 def test_a_mistake_in_the_list_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "queries.txt"
     file.write_text(content)
     with pytest.raises(LookalikeError, match=message):
-        split(*arrays(*distinct(a=2)), settings(queries=str(file)))
+        split(*arrays(*distinct(a=2)), lists(queries=file))
     with pytest.raises(LookalikeError, match=r"cannot be read"):
-        split(*arrays(*distinct(a=2)), settings(queries=str(tmp_path / "none.txt")))
+        split(*arrays(*distinct(a=2)), lists(queries=tmp_path / "none.txt"))
+
+
+def test_a_list_and_its_kind_go_together(tmp_path: Path) -> None:
+    with pytest.raises(
+        LookalikeError, match=r"protocol\.queries is .*, but protocol\.kind is holdout; set it to lists"
+    ):
+        split(*arrays(*distinct(a=2)), settings(queries=tmp_path / "q.txt"))
+    with pytest.raises(LookalikeError, match=r"protocol\.kind is lists, but protocol\.queries names no file"):
+        split(*arrays(*distinct(a=2)), lists())

@@ -1,7 +1,7 @@
 """Nearest neighbours behind one small interface. A kind is a module with a `build` that returns a FAISS index.
 
-An index on disk is a folder that describes itself: `index.faiss`, `index.json` (kind, settings, N, D, versions),
-`image_paths.npy` and `labels.npy`, row by row.
+An index on disk is a folder that describes itself: `index.faiss`, `index.json` (kind, settings, N, D, version), the
+refinement's `mean.npy` and `components.npy`, and `image_paths.npy` and `labels.npy`, row by row.
 """
 
 import json
@@ -11,11 +11,13 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
+from lookalike import refine
 from lookalike.collection import save_strings
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
 from lookalike.indexes import flat, hnsw
 from lookalike.params import Section
+from lookalike.refine import Refinement
 
 INDEX_FILE = "index.faiss"
 DESCRIPTION_FILE = "index.json"
@@ -26,6 +28,7 @@ class Settings(Section):
 
     kind: Literal["flat", "hnsw"]
     hnsw: hnsw.Settings
+    refine: refine.Settings
 
 
 class Index:
@@ -38,6 +41,11 @@ class Index:
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a stored vector."""
+        return int(self._index.d)
 
     @property
     def nbytes(self) -> int:
@@ -56,6 +64,12 @@ class Index:
             raise LookalikeError(f"k is {k}, but the index holds {len(self)} images; choose 1 to {len(self)}")
         scores, rows = self._index.search(queries, k)
         return scores, rows
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The stored vectors of some rows: int64 (...) -> float32 (..., D); zeros for row -1."""
+        found = self._index.reconstruct_batch(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
+        found[rows < 0] = 0
+        return np.asarray(found)
 
     def save(self, path: Path) -> None:
         """Write the FAISS file."""
@@ -79,16 +93,19 @@ def build(vectors: np.ndarray, settings: Settings) -> Index:
         faiss.omp_set_num_threads(threads)
 
 
-def save(index: Index, settings: Settings, paths: np.ndarray, labels: np.ndarray, dim: int, folder: Path) -> None:
-    """Write an index and its description into an empty folder."""
+def save(
+    index: Index, refinement: Refinement, settings: Settings, paths: np.ndarray, labels: np.ndarray, folder: Path
+) -> None:
+    """Write an index, the refinement of its vectors and its description into an empty folder."""
     index.save(folder / INDEX_FILE)
+    refinement.save(folder)
     save_strings(folder / "image_paths.npy", paths.tolist())
     save_strings(folder / "labels.npy", labels.tolist())
     description: dict[str, Any] = {
         "kind": index.kind,
         "metric": "cosine: inner product of unit vectors",
         "n": len(index),
-        "dim": dim,
+        "dim": index.dim,
         "settings": settings.model_dump(),
         "faiss": faiss.__version__,
     }

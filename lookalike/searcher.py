@@ -1,0 +1,56 @@
+"""The one object behind every face: features in, ranked hits out."""
+
+import numpy as np
+
+from lookalike import indexes
+from lookalike.refine import Refinement, rerank
+
+NOBODY = np.zeros((0, 0), dtype=np.int64)
+
+
+def build(features: np.ndarray, settings: indexes.Settings) -> "Searcher":
+    """Fit the refinement on a gallery's features, float32 (N, D), and index the refined vectors."""
+    refinement = Refinement.fit(features, settings.refine)
+    return Searcher(refinement, indexes.build(refinement.gallery(features), settings))
+
+
+class Searcher:
+    """A gallery's refinement and index, asked together."""
+
+    def __init__(self, refinement: Refinement, index: indexes.Index) -> None:
+        """Take the two as they were built on the same gallery."""
+        self.refinement, self.index = refinement, index
+
+    def search(self, features: np.ndarray, k: int, exclude: np.ndarray = NOBODY) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k most similar images of each query, best first.
+
+        features  float32, (Q, D), as the network gives them.
+        k         1 to N.
+        exclude   int64, (Q, m): gallery rows that a query must neither find nor use, padded with -1.
+
+        Returns cosines, float32 (Q, k), of the refined vectors, and gallery rows, int64 (Q, k). Where fewer than k
+        images remain, rows are -1. Re-ranking changes the order, not the cosines.
+        """
+        settings = self.refinement.settings
+        queries = self.refinement.project(features)
+        if settings.expand:
+            cosines, rows = self._nearest(queries, settings.expand, exclude)
+            queries = self.refinement.expand(queries, np.where(rows < 0, 0, cosines), self.index.vectors(rows))
+        if not settings.rerank:
+            return self._nearest(queries, k, exclude)
+        cosines, rows = self._nearest(queries, max(k, settings.rerank), exclude)
+        for query, own_cosines, own_rows in zip(queries, cosines, rows, strict=True):
+            count = min(settings.rerank, int((own_rows >= 0).sum()))
+            order = rerank(query, self.index.vectors(own_rows[:count]))
+            own_cosines[:count], own_rows[:count] = own_cosines[:count][order], own_rows[:count][order]
+        return cosines[:, :k], rows[:, :k]
+
+    def _nearest(self, queries: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        k = min(k, len(self.index))
+        if not exclude.size:
+            return self.index.search(queries, k)
+        cosines, rows = self.index.search(queries, min(k + exclude.shape[1], len(self.index)))
+        unwanted = (rows[:, :, None] == exclude[:, None, :]).any(axis=2)  # (Q, k + m)
+        rows[unwanted] = -1
+        order = np.argsort(unwanted, axis=1, kind="stable")[:, :k]  # the wanted first, in their order
+        return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(rows, order, axis=1)

@@ -1,0 +1,257 @@
+"""Each part of the refinement against its definition, written out; and nothing fitted ever sees a query."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from lookalike import evaluation, indexes, protocol, searcher
+from lookalike.bootstrap import interval
+from lookalike.errors import LookalikeError
+from lookalike.protocol import Split
+from lookalike.ranking import map_rankings
+from lookalike.refine import OFF, Refinement, Settings, rerank
+from lookalike.vectors import unit_length
+
+RNG = np.random.default_rng(0)
+CENTRES = RNG.standard_normal((8, 24)) * 2
+LABELS = np.repeat(np.arange(8), 30).astype(str)
+FEATURES = (CENTRES.repeat(30, axis=0) + RNG.standard_normal((240, 24)) * np.linspace(0.2, 3, 24)).astype(np.float32)
+FULL = Settings(power=0.5, pca=10, whiten=0.5, augment=5, expand=4, alpha=1.5, rerank=0)
+
+
+def changed(**changes: object) -> Settings:
+    return Settings.model_validate(OFF.model_dump() | changes)
+
+
+def test_off_is_raw_cosine() -> None:
+    raw = Refinement.fit(FEATURES, OFF)
+    assert np.array_equal(raw.gallery(FEATURES), unit_length(FEATURES))
+    assert np.array_equal(raw.project(FEATURES[:3]), unit_length(FEATURES[:3]))
+
+
+def test_power_keeps_signs() -> None:
+    vectors = Refinement.fit(FEATURES, changed(power=0.5)).project(np.array([[4, -9, 0]], np.float32))
+    assert vectors[0] == pytest.approx(np.array([2, -3, 0]) / np.sqrt(13))
+
+
+@pytest.mark.parametrize("whiten", [0.0, 1.0])
+def test_pca_is_scikit_learns(whiten: float) -> None:
+    refinement = Refinement.fit(FEATURES, changed(pca=6, whiten=whiten))
+    theirs = PCA(6, whiten=bool(whiten), svd_solver="full").fit(unit_length(FEATURES).astype(np.float64))
+    expected = unit_length(theirs.transform(unit_length(FEATURES)).astype(np.float32))
+    ours = refinement.project(FEATURES)
+    # Axes may point either way, and scikit-learn divides variances by N - 1; neither changes a cosine.
+    assert np.allclose(ours @ ours.T, expected @ expected.T, atol=1e-4)
+
+
+def test_full_whitening_makes_variances_equal() -> None:
+    refinement = Refinement.fit(FEATURES, changed(pca=6, whiten=1))
+    projected = (unit_length(FEATURES) - refinement.mean) @ refinement.components
+    assert np.allclose(np.cov(projected.T, bias=True), np.eye(6), atol=1e-3)
+
+
+def test_pca_in_blocks_is_pca_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
+    monkeypatch.setattr("lookalike.refine.BLOCK", 37)
+    blocks = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
+    assert np.allclose(np.abs(once @ blocks.T).diagonal(), 1, atol=1e-5)
+
+
+def test_augmentation_by_its_definition() -> None:
+    vectors = unit_length(FEATURES)
+    cosines = vectors @ vectors.T
+    expected = np.zeros_like(vectors)
+    for row in range(len(vectors)):
+        nearest = np.argsort(-cosines[row])[:5]
+        expected[row] = (np.maximum(cosines[row, nearest], 0)[:, None] ** 1.5 * vectors[nearest]).sum(axis=0)
+    ours = Refinement.fit(FEATURES, changed(augment=5, alpha=1.5)).gallery(FEATURES)
+    assert np.allclose(ours, unit_length(expected), atol=1e-5)
+
+
+def exact(refinement: Refinement, features: np.ndarray, gallery: np.ndarray, exclude: np.ndarray | None = None):
+    exclude = np.zeros((len(features), 0), np.int64) if exclude is None else exclude
+    (found,) = map_rankings(lambda ranking: ranking, refinement, features, gallery, exclude, 1 << 30)
+    return found
+
+
+def index_settings(kind: str, chosen: Settings) -> indexes.Settings:
+    graph = {"neighbors": 32, "ef_construction": 400, "ef_search": 400}
+    return indexes.Settings.model_validate({"kind": kind, "hnsw": graph, "refine": chosen.model_dump()})
+
+
+def test_query_expansion_by_its_definition() -> None:
+    refinement = Refinement.fit(FEATURES, changed(expand=4, alpha=2))
+    gallery, query = unit_length(FEATURES[20:]), unit_length(FEATURES[:1])[0]
+    cosines = gallery @ query
+    nearest = np.argsort(-cosines)[:4]
+    expanded = query + (np.maximum(cosines[nearest], 0)[:, None] ** 2 * gallery[nearest]).sum(axis=0)
+    order = np.argsort(-(gallery @ unit_length(expanded[None])[0]))
+    assert exact(refinement, FEATURES[:1], gallery).rows[0].tolist() == order.tolist()
+
+
+def test_reranking_by_its_definition() -> None:
+    """k-reciprocal encoding written with sets and loops, as in the paper's equations 3, 7, 10, 11 and 12."""
+    query, shortlist = unit_length(FEATURES[:1])[0], unit_length(FEATURES[1:120])
+    shortlist = shortlist[np.argsort(-(shortlist @ query), kind="stable")]
+    points = [query, *shortlist]
+    cosines = np.array([[float(a @ b) for b in points] for a in points])
+    nearest = [np.argsort(-row, kind="stable").tolist() for row in cosines]
+    near = [set(order[:31]) for order in nearest]
+    encoded = np.zeros_like(cosines)
+    for p in range(len(points)):
+        for g in near[p]:
+            if p in near[g]:
+                encoded[p, g] = np.exp(cosines[p, g] - 1)
+    encoded /= encoded.sum(axis=1, keepdims=True)
+    encoded = np.array([np.mean([encoded[g] for g in order[:6]], axis=0) for order in nearest])
+    jaccard = [1 - np.minimum(encoded[0], v).sum() / np.maximum(encoded[0], v).sum() for v in encoded]
+    distance = 0.7 * np.array(jaccard) + 0.3 * (1 - cosines[0])
+    ours = rerank(query, shortlist)
+    assert sorted(ours.tolist()) == list(range(119))
+    assert np.all(np.diff(distance[1:][ours]) >= -1e-5)  # in the order of that distance, up to rounding
+
+
+def test_reranking_moves_the_shortlist_and_nothing_else() -> None:
+    gallery = unit_length(FEATURES[20:])
+    plain = exact(Refinement.fit(FEATURES, OFF), FEATURES[:5], gallery).rows
+    moved = exact(Refinement.fit(FEATURES, changed(rerank=50)), FEATURES[:5], gallery).rows
+    assert np.array_equal(plain[:, 50:], moved[:, 50:])
+    assert np.array_equal(np.sort(plain[:, :50]), np.sort(moved[:, :50]))
+    assert not np.array_equal(plain, moved)
+
+
+def test_order_is_that_of_a_stable_sort() -> None:
+    from lookalike.ranking import _order
+
+    cosines = np.round(RNG.standard_normal((50, 300)), 1).astype(np.float32)  # many ties
+    cosines[0, :3], cosines[1, ::7] = [0.0, -0.0, 0.0], -np.inf
+    assert np.array_equal(_order(cosines), np.argsort(-cosines, axis=1, kind="stable"))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("chosen", [OFF, FULL, changed(rerank=40, pca=10), changed(expand=4, rerank=40, augment=3)])
+def test_the_searcher_finds_what_the_evaluation_ranks(kind: str, chosen: Settings) -> None:
+    """One code path: through an index that misses nothing here, the faces' search gives the measured ranking."""
+    built = searcher.build(FEATURES[20:], index_settings(kind, chosen))
+    cosines, rows = built.search(FEATURES[:20], 10)
+    ranked = exact(built.refinement, FEATURES[:20], built.refinement.gallery(FEATURES[20:]))
+    assert np.allclose(cosines, ranked.cosines[:, :10], atol=1e-5)
+    assert (rows == ranked.rows[:, :10]).mean() > 0.98  # equal but where two cosines differ in the last bits
+
+
+@pytest.mark.parametrize("chosen", [OFF, changed(expand=4), changed(rerank=30), changed(expand=3, rerank=30, alpha=0)])
+def test_excluded_rows_are_neither_found_nor_used(chosen: Settings) -> None:
+    """A search that excludes rows equals a search in a gallery without them."""
+    exclude = np.array([[3, 7, -1], [7, -1, -1]])
+    without = [np.setdiff1d(np.arange(240), rows) for rows in ([3, 7], [7])]
+    refinement = Refinement.fit(FEATURES, chosen)
+    ranked = exact(refinement, FEATURES[[3, 7]], unit_length(FEATURES), exclude)
+    _, found = searcher.build(FEATURES, index_settings("flat", chosen)).search(FEATURES[[3, 7]], 10, exclude)
+    for number, rows in enumerate(without):
+        alone = exact(refinement, FEATURES[[[3, 7][number]]], unit_length(FEATURES[rows]))
+        expected = rows[alone.rows[0]]
+        assert ranked.rows[number, : len(rows)].tolist() == expected.tolist()
+        assert found[number].tolist() == expected[:10].tolist()
+
+
+def test_fewer_left_than_asked_for_gives_minus_one() -> None:
+    _, rows = searcher.build(FEATURES[:3], index_settings("flat", OFF)).search(FEATURES[:1], 3, np.array([[0]]))
+    assert rows[0, 2] == -1
+    assert set(rows[0, :2]) == {1, 2}
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(list(range(40))), st.integers(1, 40))
+def test_a_query_cannot_influence_what_it_is_measured_against(order: list[int], kept: int) -> None:
+    """With the gallery fixed, permuting or removing queries changes no gallery vector and no other query's figures."""
+    gallery_rows, queries = np.arange(40, 240), np.array(order[:kept])
+    none = np.zeros((kept, 0), np.int64)
+    features, labels = FEATURES[RNG_ORDER], LABELS[RNG_ORDER]
+
+    def run(split: Split) -> tuple[np.ndarray, evaluation.Evaluation]:
+        refinement = Refinement.fit(features[split.gallery], FULL)
+        gallery = refinement.gallery(features[split.gallery])
+        return gallery, evaluation.evaluate(features, labels, split, refinement, gallery, [1, 5], memory=1)
+
+    all_gallery, everybody = run(Split(np.arange(40), gallery_rows, np.zeros((40, 0), np.int64), "", ()))
+    some_gallery, some = run(Split(queries, gallery_rows, none, "", ()))
+    assert np.array_equal(all_gallery, some_gallery)
+    expected = everybody.per_query.iloc[queries].reset_index(drop=True)
+    assert some.per_query.equals(expected)
+
+
+RNG_ORDER = np.random.default_rng(1).permutation(240)
+
+
+def test_changing_the_queries_pixels_changes_no_gallery_vector() -> None:
+    """Not even other features of the queries themselves reach the gallery."""
+    split = protocol.split(
+        np.array([f"{row:03}" for row in range(240)]), LABELS, np.array([f"{row:064}" for row in range(240)]),
+        protocol.Settings(kind="holdout", fraction=0.2, seed=0, queries=protocol.UNUSED, gallery=protocol.UNUSED),
+    )  # fmt: skip
+    other = FEATURES.copy()
+    other[split.queries] = RNG.standard_normal((len(split.queries), 24))
+    before, after = (Refinement.fit(f[split.gallery], FULL).gallery(f[split.gallery]) for f in (FEATURES, other))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("features", "chosen", "message"),
+    [
+        (
+            FEATURES,
+            changed(pca=25),
+            r"index\.refine\.pca is 25, but the gallery has 240 images of 24 dim",
+        ),
+        (FEATURES[:8], changed(pca=8), r"pca is 8, but the gallery has 8 images .* choose at most 7 \(one less"),
+        (FEATURES, changed(whiten=0.5), r"index\.refine\.whiten needs index\.refine\.pca"),
+        (np.zeros((30, 4), np.float32), changed(pca=2), r"30 of 30 vectors are zero or not finite"),
+        (np.full((30, 4), np.nan, np.float32), changed(pca=2), r"zero or not finite"),
+    ],
+)
+def test_mistakes_are_named(features: np.ndarray, chosen: Settings, message: str) -> None:
+    with pytest.raises(LookalikeError, match=message):
+        Refinement.fit(features, chosen)
+
+
+def test_neighbourhoods_larger_than_the_gallery_take_all_of_it() -> None:
+    few = FEATURES[:4]
+    refinement = Refinement.fit(few, changed(augment=100, expand=100, rerank=100))
+    assert refinement.gallery(few).shape == (4, 24)
+    assert np.sort(exact(refinement, FEATURES[5:6], refinement.gallery(few)).rows[0]).tolist() == [0, 1, 2, 3]
+
+
+def test_the_projection_is_saved(tmp_path: Path) -> None:
+    refinement = Refinement.fit(FEATURES, FULL)
+    refinement.save(tmp_path)
+    assert np.array_equal(np.load(tmp_path / "components.npy", allow_pickle=False), refinement.components)
+    assert np.array_equal(np.load(tmp_path / "mean.npy", allow_pickle=False), refinement.mean)
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more_queries() -> None:
+    values = RNG.random(4000)
+    labels = np.repeat(["a", "b"], 2000)
+    many, few = interval(values, labels, 2000, 0), interval(values[::40], labels[::40], 2000, 0)
+    assert many.low < many.mean < many.high
+    assert many.mean == pytest.approx(values.mean())
+    # normal theory: half-width 1.96 sd / sqrt(n)
+    assert (many.high - many.low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(4000), rel=0.1)
+    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(np.sqrt(40), rel=0.25)
+
+
+def test_resampling_stays_within_the_class() -> None:
+    """Queries that agree within their class leave nothing to resample, however much the classes differ."""
+    values = np.array([0.0] * 10 + [1.0] * 30)
+    labels = np.array(["a"] * 10 + ["b"] * 30)
+    assert interval(values, labels, 500, 0) == interval(values, labels, 500, 1)
+    assert interval(values, labels, 500, 0).low == pytest.approx(0.75) == interval(values, labels, 500, 0).high
+    assert interval(values, labels, 500, 0, by_class=True).mean == 0.5
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values, labels = RNG.random(100), np.array(["a"] * 100)
+    assert interval(values, labels, 500, 3) == interval(values, labels, 500, 3) != interval(values, labels, 500, 4)
