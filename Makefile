@@ -1,13 +1,15 @@
 # make        set up and run the pipeline; ends with the metrics
 # make test   set up and run every check and test; does nothing if they passed on these very files
 #
-# PYTHON chooses the interpreter that the virtual environment is made from, 3.11 or newer.
+# PYTHON chooses the interpreter that the virtual environment is made from, 3.11 to 3.13 (TensorFlow's limit).
 
 PYTHON ?= python3
 BIN := .venv/bin
 # dvc.yaml says `python`: it must be the environment's.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
+# A file that is added or deleted changes this name, so that what passed is what is here.
+TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
 .PHONY: all test clean
 .DELETE_ON_ERROR:
@@ -16,18 +18,18 @@ all: .venv/pipeline
 	$(RUN) dvc repro
 	$(RUN) dvc metrics show
 
-test: .venv/tested
-	@echo "All checks passed on these files. To run them again: rm .venv/tested"
+test: $(TESTED)
+	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"
 
-.venv/tested: .venv/pipeline .venv/dev $(wildcard $(FILES))
+$(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) pytest -n 2 --dist worksteal
-	@touch $@
+	@rm -f .venv/tested-* && touch $@
 
 .venv/pipeline: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@

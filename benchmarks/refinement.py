@@ -1,4 +1,4 @@
-"""Compare settings of index.refine (or index and protocol) on features that are there: one process, one table.
+"""Compare settings of index.refine on features that are there: one process, one table.
 
 Every combination of the --set values is fitted on the gallery and measured exactly, for each split seed; what is not
 set is as in params.yaml. `dvc exp run -S` then records the winner.
@@ -7,10 +7,10 @@ set is as in params.yaml. `dvc exp run -S` then records the winner.
     python benchmarks/refinement.py --ablation --seeds 0-9
     python benchmarks/refinement.py --set expand=0,10,20 --validation     # choose settings without touching the test
 
---validation asks with images that are a query under none of the --seeds, and reports nothing about those that are:
-settings chosen there can be reported on the seeds' queries. Figures are means over seeds, ± their standard deviation;
-gain is the mean difference in mAP to raw cosine, with its 95 % interval by paired bootstrap, for the first seed's
-queries.
+--validation asks with images that are a query under none of the --seeds, in a gallery of all others: settings chosen
+there can be reported on the seeds' queries, whose own figures had no part in the choice. Figures are means over seeds,
+± their standard deviation; gain is the mean difference in mAP to raw cosine, with its 95 % interval by paired
+bootstrap, for the first seed's queries.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
@@ -111,11 +112,15 @@ def grid(settings: Settings, choices: list[str]) -> list[tuple[str, Settings]]:
             raise LookalikeError(f"--set {choice}: {closest(key, list(Settings.model_fields))}")
         values[key] = [yaml.safe_load(value) for value in text.split(",")]
     combinations = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-    return [
-        (" ".join(f"{key}={value}" for key, value in chosen.items()) or "params.yaml",
-         Settings.model_validate(settings.model_dump() | chosen))
-        for chosen in combinations
-    ]  # fmt: skip
+    try:
+        return [
+            (" ".join(f"{key}={value}" for key, value in chosen.items()) or "params.yaml",
+             Settings.model_validate(settings.model_dump() | chosen))
+            for chosen in combinations
+        ]  # fmt: skip
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise LookalikeError(f"--set {problem['loc'][0]}={problem['input']}: {problem['msg']}") from None
 
 
 def ablation(settings: Settings) -> list[tuple[str, Settings]]:

@@ -1,10 +1,13 @@
 """Convolutional networks of keras.applications as image embedders: by name, cut at any layer, pooled to one vector.
 
-The network files that `model` writes and `extract` reads are a folder of two: `model.weights.h5`, the weights up to the
-cut, and `model.json`, a `Network`.
+The network files that `model` writes and `extract` reads are a folder of three: `architecture.json`, which is Keras's
+description of the network up to the cut, `model.weights.h5`, its weights, and `model.json`, a `Network`. The
+architecture is kept because a builder need not make the same one twice: EfficientNetB0 to B7 have a layer more with
+ImageNet weights.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,8 +19,11 @@ from lookalike.errors import LookalikeError, closest
 from lookalike.files import write_json
 from lookalike.tf import keras
 
+ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "model.weights.h5"
 DESCRIPTION_FILE = "model.json"
+# NASNet's graph is made for one size of picture; every other network takes any.
+ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, section 3.2
 
 
@@ -63,6 +69,11 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> ke
     _check_name(backbone)
     keras.backend.clear_session()  # or layer names would count on from an earlier network
     keras.utils.set_random_seed(seed)
+    if weights == "file" and re.fullmatch(r"EfficientNetB\d", backbone):
+        raise LookalikeError(
+            f"model.weights is file, but Keras builds {backbone} with a layer more for its own ImageNet weights, and a "
+            "file does not say which it is for; use model.weights=imagenet, or EfficientNetV2"
+        )
     if weights == "imagenet":
         whole = _with_imagenet(backbone)
     else:
@@ -75,6 +86,7 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> ke
 def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
     """Write the network files; returns what they describe."""
     network = Network(backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params())
+    (folder / ARCHITECTURE_FILE).write_text(model.to_json(indent=1) + "\n", encoding="utf-8")
     model.save_weights(folder / WEIGHTS_FILE)
     write_json(folder / DESCRIPTION_FILE, asdict(network))
     return network
@@ -100,18 +112,39 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     """
     network = describe(folder)
     _check_name(network.backbone)
+    if image_size != ONLY_SIZE.get(network.backbone, image_size):
+        raise LookalikeError(
+            f"{network.backbone} takes pictures of {ONLY_SIZE[network.backbone]} pixels a side only, but "
+            f"preprocess.image_size is {image_size}"
+        )
     keras.backend.clear_session()
-    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
+    if precision != "float32":
+        _set_policy(architecture, f"mixed_{precision}")
+    cut = keras.models.model_from_json(json.dumps(architecture))
+    _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)
+    inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
+    preprocess = _registry()[network.backbone][1].preprocess_input
     try:
-        whole = _build(network.backbone, image_size)
-        cut = _cut(whole, network.backbone, network.layer)
-        _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)
-        inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
-        preprocess = _registry()[network.backbone][1].preprocess_input
         feature_map = cut(preprocess(keras.ops.cast(inputs, "float32")), training=False)  # (B, H, W, D)
-        return keras.Model(inputs, _pool(keras.ops.cast(feature_map, "float32"), network.pooling))
-    finally:
-        keras.config.set_dtype_policy("float32")
+    except ValueError as error:  # nothing is left of so small a picture before the last layer
+        raise LookalikeError(
+            f"{network.backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())[:200]}; "
+            "choose a larger size, or an earlier model.layer"
+        ) from None
+    return keras.Model(inputs, _pool(keras.ops.cast(feature_map, "float32"), network.pooling))
+
+
+def _set_policy(node: Any, policy: str) -> None:
+    """Change the precision of every layer in an architecture; each states its own."""
+    if isinstance(node, dict):
+        if node.get("class_name") == "DTypePolicy":
+            node["config"]["name"] = policy
+        for value in node.values():
+            _set_policy(value, policy)
+    elif isinstance(node, list):
+        for value in node:
+            _set_policy(value, policy)
 
 
 def _pool(feature_map: Any, pooling: str) -> Any:
@@ -129,24 +162,15 @@ def _check_name(backbone: str) -> None:
         raise LookalikeError(f"model.backbone is {backbone!r}; {closest(backbone, names())}")
 
 
-def _build(backbone: str, image_size: int | None, weights: str | None = None) -> keras.Model:
-    builder = _registry()[backbone][0]
-    try:
-        return builder(include_top=False, weights=weights, input_shape=(image_size, image_size, 3))
-    except ValueError as error:  # a size below the network's least, for one
-        raise LookalikeError(
-            f"{backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())}"
-        ) from None
+def _build(backbone: str, weights: str | None) -> keras.Model:
+    size = ONLY_SIZE.get(backbone)
+    return _registry()[backbone][0](include_top=False, weights=weights, input_shape=(size, size, 3))
 
 
 def _with_imagenet(backbone: str) -> keras.Model:
-    # NASNet's builder takes its ImageNet weights only at the size they were trained at; the weights fit any size.
-    size = {"NASNetLarge": 331, "NASNetMobile": 224}.get(backbone)
     try:
-        return _build(backbone, size, "imagenet")
-    except LookalikeError:
-        raise
-    except Exception as error:  # Keras raises a bare Exception when a download fails
+        return _build(backbone, "imagenet")
+    except Exception as error:  # Keras raises a bare Exception when a download fails, ValueError for a wrong hash
         raise LookalikeError(
             f"model.weights is imagenet, but the weights of {backbone} could not be fetched: "
             f"{' '.join(str(error).split())}. With no network: model.weights=file and model.file=<path>.weights.h5"

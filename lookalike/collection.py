@@ -87,6 +87,9 @@ class RowWriter:
         self._file = path.open("wb")
         self._write_header()
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def append(self, block: np.ndarray) -> None:
         """Append rows: (B, *row_shape), of the file's dtype."""
         if block.shape[1:] != self.shape[1:] or block.dtype != self.dtype:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lookalike import metrics
 from lookalike.bootstrap import interval
-from lookalike.protocol import Split
+from lookalike.protocol import Split, check_fair
 from lookalike.ranking import Ranking, map_rankings
 from lookalike.refine import Refinement
 
@@ -52,9 +52,13 @@ def evaluate(
     features    float32, (N, D), of the whole collection, as the network gives them.
     labels      str, (N,). A gallery image is relevant to a query if it carries the query's label.
     refinement  fitted on the gallery's features; `gallery` is what it made of them, float32 (G, d).
-    ks          ranks for the figures @k, each at most what every query may find.
+    ks          ranks for the figures @k.
     memory      bytes that rankings may take at a time.
+
+    Raises LookalikeError for a k beyond what every query may find, and where a query is in the gallery of a
+    refinement that was fitted on it.
     """
+    check_fair(split, ks, [name for name in ("pca", "augment") if getattr(refinement.settings, name)])
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)  # numbers compare faster than strings
     gallery_codes, own_codes = codes[split.gallery], codes[split.queries]
     sizes = np.bincount(gallery_codes, minlength=codes.max(initial=0) + 1)
@@ -126,6 +130,12 @@ def with_intervals(result: Evaluation, raw: Evaluation, resamples: int, seed: in
         figure = "mAP_class_mean" if by_class else mean_name(name)
         rows.append((figure, own.mean, own.low, own.high, own.mean - gain.mean, gain.mean, gain.low, gain.high))
     return pd.DataFrame(rows, columns=columns)
+
+
+def means(result: Evaluation) -> dict[str, float]:
+    """Every figure over all queries, by its name."""
+    figures = result.per_query.drop(columns=["label", "R", "first"]).mean().rename(mean_name)
+    return {**figures.to_dict(), "mAP_class_mean": float(result.by_class["mAP"].mean())}
 
 
 def images_per_class(labels: np.ndarray, split: Split) -> pd.DataFrame:

@@ -33,15 +33,18 @@ def examples(
 
     pixels  uint8, (N, S, S, 3); labels  str, (N,); both of the whole collection.
     """
+    measured = not split.unmeasurable
     found = []
     for query in queries:
         row = split.queries[query]
         hits = [
-            Hit(pixels[hit], labels[hit], cosine, None if split.unmeasurable else bool(labels[hit] == labels[row]))
+            Hit(
+                pixels[hit], labels[hit], cosine, bool(labels[hit] == labels[row]) if labels[hit] and measured else None
+            )
             for hit, cosine in zip(split.gallery[result.rows[query]], result.cosines[query], strict=True)
             if np.isfinite(cosine)
         ]
-        average_precision = None if split.unmeasurable else float(result.per_query["AP"][query])
+        average_precision = float(result.per_query["AP"][query]) if measured else None
         found.append(Example(pixels[row], labels[row], average_precision, hits))
     return found
 
@@ -63,28 +66,28 @@ def confusions(result: Evaluation, most: int) -> pd.DataFrame:
 def near_duplicates(
     features: np.ndarray, paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, most: int, seed: int
 ) -> pd.DataFrame:
-    """path, label, other_path, other_label, cosine: the most similar pairs of differently labelled images, raw cosine.
+    """path, label, other_path, other_label, cosine, same_bytes: the most similar pairs with different labels.
 
-    Mislabelled images and copies under two names come first. Above 20,000 images, a seeded sample is compared.
+    By raw cosine. Mislabelled images and copies under two names come first. A pair is missed only where each has 50
+    others nearer to it. Above 20,000 images, a seeded sample is compared.
     """
     labelled = np.flatnonzero(labels != "")
     if len(labelled) > MOST_COMPARED:
         labelled = np.sort(np.random.default_rng(seed).choice(labelled, MOST_COMPARED, replace=False))
-    columns = ["path", "label", "other_path", "other_label", "cosine"]
-    if len(labelled) < 2:
-        return pd.DataFrame(columns=columns)
+    if not len(labelled):
+        return pd.DataFrame(columns=["path", "label", "other_path", "other_label", "cosine", "same_bytes"])
     vectors = unit_length(features[labelled])
     cosines, rows = faiss.knn(vectors, vectors, min(50, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     one, place = np.nonzero(labels[labelled][rows] != labels[labelled][:, None])
-    first, second, cosine = labelled[one], labelled[rows[one, place]], cosines[one, place]
-    keep = first < second  # each pair once; a pair is missed only where 50 others are nearer to both
-    first, second, cosine = first[keep], second[keep], cosine[keep]
-    order = np.lexsort((second, first, -cosine))[:most]
-    first, second = first[order], second[order]
-    cells = [paths[first], labels[first], paths[second], labels[second], cosine[order].astype(float)]
-    table = pd.DataFrame(dict(zip(columns, cells, strict=True)))
-    table.insert(5, "same_bytes", sha256[first] == sha256[second])
-    return table
+    ends = np.sort(np.stack([labelled[one], labelled[rows[one, place]]], axis=1), axis=1)  # (pairs, 2)
+    pairs, where = np.unique(ends, axis=0, return_index=True)  # a pair may be found from either end
+    cosine = cosines[one, place][where]
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -cosine))[:most]
+    first, second = pairs[order].T
+    return pd.DataFrame({
+        "path": paths[first], "label": labels[first], "other_path": paths[second], "other_label": labels[second],
+        "cosine": cosine[order].astype(float), "same_bytes": sha256[first] == sha256[second],
+    })  # fmt: skip
 
 
 def gallery_map(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int) -> pd.DataFrame:
@@ -97,7 +100,7 @@ def gallery_map(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int) -
     rows = np.arange(len(vectors))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    if len(rows) < 5:  # nothing to lay out
+    if len(rows) < 5 or vectors.shape[1] < 2 or np.ptp(vectors[rows], axis=0).max() < 1e-6:  # nothing to lay out
         return pd.DataFrame(columns=["x", "y", "class"])
     from sklearn.manifold import TSNE  # a second to import
 

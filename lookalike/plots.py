@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lookalike.files import new_file
 
+# Whatever the user's matplotlibrc says; and a class may be called $_$, which is no formula.
+own_style = style.context(["default", {"text.parse_math": False}])
 BLUE, GREEN, RED, GREY = "#1f5fa8", "#1b8a4b", "#c0392b", "#8a8f98"
 
 
@@ -34,6 +37,7 @@ class Example:
     hits: list[Hit]
 
 
+@own_style
 def precision_recall(curve: pd.DataFrame, raw_curve: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
     """Mean interpolated precision at 101 recall levels, and mean precision against mean recall rank by rank."""
     figure, axes = _new(5.5, 4.5)
@@ -45,6 +49,7 @@ def precision_recall(curve: pd.DataFrame, raw_curve: pd.DataFrame, mean_ap: floa
     _save(figure, path)
 
 
+@own_style
 def average_precision(per_query: pd.DataFrame, path: Path) -> None:
     """How many queries have which average precision."""
     figure, axes = _new(5.5, 4)
@@ -57,6 +62,7 @@ def average_precision(per_query: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
+@own_style
 def gallery_map(places: pd.DataFrame, path: Path) -> None:
     """The gallery in the plane, its ten largest classes in colour and the others grey, names at their centres."""
     figure, axes = _new(7, 6.2)
@@ -73,12 +79,14 @@ def gallery_map(places: pd.DataFrame, path: Path) -> None:
         axes.scatter(own["x"], own["y"], s=12, color=colour, linewidths=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
         centre = own["x"].median(), own["y"].median()
-        axes.annotate(_short(label), centre, ha="center", va="center", fontsize=9, bbox=box)
+        # Above the centre: a small cluster stays in sight.
+        axes.annotate(_short(label), centre, (0, 14), "data", "offset points", ha="center", fontsize=9, bbox=box)
     which = f": the {len(largest)} largest classes in colour" if len(others) and len(largest) else ""
     axes.set_title(f"Map of {len(places):,} gallery images (t-SNE){which}")
     _save(figure, path)
 
 
+@own_style
 def recall_at_k(recall: pd.DataFrame, path: Path) -> None:
     """Mean share of all relevant images among the first k, and what a perfect ranking would reach."""
     figure, axes = _new(5.5, 4.5)
@@ -92,6 +100,7 @@ def recall_at_k(recall: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
+@own_style
 def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
     """Bars of the largest classes, split into gallery and queries; the rest are summed up in the title."""
     shown = counts.head(most).iloc[::-1]
@@ -107,6 +116,7 @@ def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
     _save(figure, path)
 
 
+@own_style
 def example_queries(examples: list[Example], title: str, path: Path) -> None:
     """A row a query: the query, then its hits, framed green (same class) or red, labelled with cosine and class."""
     if not examples:
@@ -129,6 +139,7 @@ def example_queries(examples: list[Example], title: str, path: Path) -> None:
     _save(figure, path)
 
 
+@own_style
 def message(text: str, path: Path) -> None:
     """A figure that says why there is nothing to draw."""
     figure, axes = _new(5.5, 2)

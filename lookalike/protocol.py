@@ -43,6 +43,23 @@ class Split:
     notes: tuple[str, ...]
 
 
+def check_fair(result: Split, ks: list[int], fitted: list[str]) -> None:
+    """Raise LookalikeError where a figure would be undefined or a query would shape what it is measured against.
+
+    ks      ranks that are asked for.
+    fitted  names of the settings by which the gallery's vectors depend on one another.
+    """
+    visible = len(result.gallery) - int((result.exclude >= 0).sum(axis=1).max(initial=0))
+    if not result.unmeasurable and max(ks) > visible:
+        raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {visible} images; lower it")
+    if (result.exclude >= 0).any() and fitted:
+        names = " and ".join(f"index.refine.{name}" for name in fitted)
+        raise LookalikeError(
+            f"with protocol.kind leave-one-out each query is part of the gallery that {names} would be fitted on, and "
+            "would shape what it is measured against; set them to 0, or protocol.kind to holdout"
+        )
+
+
 def split(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings: Settings) -> Split:
     """Divide a collection, given as str (N,) arrays, into queries and gallery.
 
@@ -53,8 +70,8 @@ def split(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings: S
     lists          The files `queries` and `gallery` name them; without the latter, all others are the gallery.
 
     Byte-identical images: holdout draws them together within a class and keeps them in the gallery where their labels
-    differ; otherwise a query's copies are kept out of its sight. An image without a label, or without another of its
-    class to find, is never a query. Each case is counted in `notes`.
+    differ; lists leaves a query's copies out of the gallery; leave-one-out hides them from it. An image without a
+    label, or without another of its class to find, is never a query. Each case is counted in `notes`.
 
     If nothing can be measured (no labels, no class of two), `fraction` of all images are queries, so that examples and
     latency still have some, and `unmeasurable` says why.
@@ -81,7 +98,10 @@ def _held_out(labels: np.ndarray, sha256: np.ndarray, settings: Settings) -> Spl
     is_query = np.zeros(len(labels), dtype=bool)
     for label in classes:
         is_query[_draw(np.flatnonzero(labels == label), sha256, settings, never=ambiguous)] = True
+    distinct, copies = np.unique(sha256, return_counts=True)
+    copied = np.isin(sha256, distinct[copies > 1]) & ~ambiguous
     notes = _count(ambiguous, "are byte-identical to one with another label: gallery only")
+    notes += _count(copied, "are byte-identical to another of their class: drawn together")
     if classes:
         notes += _count(labels == "", "have no label: gallery only, relevant to no query")
         single = [label for label in classes if (labels == label).sum() == 1]
@@ -104,9 +124,7 @@ def _draw(members: np.ndarray, sha256: np.ndarray, settings: Settings, never: np
         groups.setdefault(key, []).append(row)
     drawn: list[int] = []
     for key in sorted(groups):
-        if len(drawn) >= wanted:
-            break
-        if len(drawn) + len(groups[key]) < len(members):  # at least one stays, or there is nothing to find
+        if len(drawn) + len(groups[key]) <= wanted:  # copies that are too many are passed over
             drawn += groups[key]
     return np.array(drawn, dtype=np.int64)
 
@@ -129,7 +147,12 @@ def _listed(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings:
         if len(both):
             raise LookalikeError(f"{len(both)} paths are in protocol.queries and in protocol.gallery, the first "
                                  f"{str(paths[both[0]])!r}; a query must not be in its own gallery")  # fmt: skip
-    notes = _count(labels[queries] == "", "listed as queries have no label: left out")
+    copies = np.isin(sha256[gallery], sha256[queries])
+    notes = [
+        *_count(copies, "are byte-identical to a listed query: left out of the gallery"),
+        *_count(labels[queries] == "", "listed as queries have no label: left out"),
+    ]
+    gallery = gallery[~copies]  # not merely hidden: what is fitted on the gallery must not see a query's pixels
     result = _with_something_to_find(queries[labels[queries] != ""], gallery, labels, sha256, notes)
     if not len(result.queries):
         raise LookalikeError(f"protocol.queries {settings.queries}: none of its images has another of its class in the "

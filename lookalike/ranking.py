@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lookalike.refine import Refinement, rerank
+from lookalike.refine import Refinement
+from lookalike.vectors import PRODUCT, product
 
 CELL_BYTES = (
     48  # held for each query and gallery image of a block at the peak: keys, rows, cosines, what metrics derive
@@ -46,13 +47,18 @@ def map_rankings(
     features  float32, (Q, D), of the queries, as the network gives them.
     gallery   float32, (N, d), from `refinement.gallery`.
     exclude   int64, (Q, m): gallery rows that a query must neither find nor use, padded with -1.
-    memory    bytes that the blocks under way may take together; at least one query a core is.
+    memory    bytes that the blocks under way may take together, with what expansion gathers; but at least the
+              64 queries of one matrix product are ranked at a time.
     """
-    cores = os.cpu_count() or 1
-    size = max(1, min(256, memory // (CELL_BYTES * max(len(gallery), 1) * cores)))
+    gathered = min(refinement.settings.expand, len(gallery)) * gallery.shape[1] * 12  # neighbours' vectors, and copies
+    query_bytes = CELL_BYTES * max(len(gallery), 1) + gathered
+    cores = max(1, min(os.cpu_count() or 1, memory // (PRODUCT * query_bytes)))
+    size = max(1, min(4, memory // (PRODUCT * query_bytes * cores))) * PRODUCT
+
+    queries = refinement.project(features)
 
     def work(block: slice) -> Result:
-        return measure(_rank(refinement, features[block], gallery, exclude[block], block))
+        return measure(_rank(refinement, queries[block], gallery, exclude[block], block))
 
     blocks = (slice(start, min(start + size, len(features))) for start in range(0, len(features), size))
     pending: deque[Future[Result]] = deque()
@@ -67,28 +73,31 @@ def map_rankings(
 
 
 def _rank(
-    refinement: Refinement, features: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, block: slice
+    refinement: Refinement, queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, block: slice
 ) -> Ranking:
-    queries = refinement.project(features)
-    count = min(refinement.settings.expand, len(gallery))
-    if count:
+    def vectors(rows: np.ndarray) -> np.ndarray:
+        return np.where(rows[..., None] < 0, np.float32(0), gallery[rows])
+
+    def nearest(queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         cosines = _cosines(queries, gallery, exclude)
-        rows = np.argpartition(-cosines, count - 1, axis=1)[:, :count]  # (B, n): a sum needs no order
-        nearest = np.take_along_axis(cosines, rows, axis=1)
-        left = np.isfinite(nearest)  # fewer than n where rows are excluded
-        queries = refinement.expand(queries, np.where(left, nearest, 0), gallery[rows] * left[:, :, None])
+        count = min(count, len(gallery))
+        rows = np.argpartition(-cosines, count - 1, axis=1)[:, :count]  # a sum over them needs no order
+        found = np.take_along_axis(cosines, rows, axis=1)
+        return found, np.where(np.isfinite(found), rows, -1)
+
+    queries = refinement.expand(queries, nearest, vectors)
     cosines = _cosines(queries, gallery, exclude)
     rows = _order(cosines)
-    shortlist = min(refinement.settings.rerank, len(gallery))
-    if shortlist:
-        for query, own_rows, own_exclude in zip(queries, rows, exclude, strict=True):
-            first = own_rows[: min(shortlist, len(gallery) - int((own_exclude >= 0).sum()))]
-            first[:] = first[rerank(query, gallery[first])]
-    return Ranking(block, rows, np.take_along_axis(cosines, rows, axis=1))
+    cosines = np.take_along_axis(cosines, rows, axis=1)
+    first = slice(0, refinement.settings.rerank)
+    shortlist = np.where(np.isfinite(cosines[:, first]), rows[:, first], -1)
+    refinement.reorder(queries, cosines[:, first], shortlist, vectors)
+    rows[:, first] = np.where(shortlist < 0, rows[:, first], shortlist)
+    return Ranking(block, rows, cosines)
 
 
 def _cosines(queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray) -> np.ndarray:
-    cosines: np.ndarray = queries @ gallery.T  # (B, N)
+    cosines = product(queries, gallery.T)  # (B, N)
     query, column = np.nonzero(exclude >= 0)
     cosines[query, exclude[query, column]] = -np.inf
     return cosines

@@ -15,20 +15,30 @@ In this order, each part off or on by one setting:
 Vectors are scaled to length 1 after each of the first four.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import faiss
 import numpy as np
+import scipy.linalg
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from lookalike.errors import LookalikeError
 from lookalike.params import Section
 from lookalike.vectors import unit_length
 
-BLOCK = 4096  # rows held in float64, or searched for neighbours, at a time
+BLOCK = 4096  # rows held in float64 at a time
+NEIGHBOUR_BYTES = 1 << 27  # that the neighbours of the rows under way may take
 # k1, k2 and lambda of the paper, whose 20, 6 and 0.3 were set for pedestrians; k1 chosen on validation queries here
 RECIPROCAL, LOCAL, ORIGINAL_WEIGHT = 30, 6, 0.3
+
+
+# (queries (Q, d), k) -> cosines (Q, k) and rows (Q, k) of the k nearest in the gallery, rows -1 where none is left
+Nearest = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+# rows (...) -> their vectors (..., d), zeros for row -1
+Vectors = Callable[[np.ndarray], np.ndarray]
 
 
 class Settings(Section):
@@ -72,14 +82,13 @@ class Refinement:
                 f"index.refine.pca is {settings.pca}, but the gallery has {count} images of {dim} dimensions; "
                 f"choose at most {max(min(count - 1, dim), 0)} (one less than the images), or 0 for none"
             )
-        total, outer = np.zeros(dim), np.zeros((dim, dim))
-        for start in range(0, count, BLOCK):
-            block = _powered(features[start : start + BLOCK], settings.power).astype(np.float64)
-            total += block.sum(axis=0)
-            outer += block.T @ block
-        mean = total / count
-        variances, vectors = np.linalg.eigh(outer / count - np.outer(mean, mean))  # ascending
-        variances, vectors = variances[::-1][: settings.pca], vectors[:, ::-1][:, : settings.pca]
+        with threadpool_limits(1):  # several threads add in another order: the last bits would depend on the cores
+            mean, variances, vectors = _principal(features, settings)
+        if variances[0] < 1e-12:
+            raise LookalikeError(
+                f"all {count} images of the gallery have the same embedding, so there are no directions for "
+                "index.refine.pca; set it to 0, with whiten 0, or look at the images and the network"
+            )
         floor = variances[0] * 1e-10  # a gallery of few distinct images has directions of no variance
         components = vectors * np.maximum(variances, floor) ** (-settings.whiten / 2)
         return cls(settings, mean.astype(np.float32), components.astype(np.float32))
@@ -106,21 +115,36 @@ class Refinement:
         if count < 2:  # its only neighbour would be itself
             return vectors
         augmented = np.empty_like(vectors)
-        for start in range(0, len(vectors), BLOCK):
-            block = vectors[start : start + BLOCK]
+        step = max(1, NEIGHBOUR_BYTES // (count * vectors.shape[1] * 4))
+        for start in range(0, len(vectors), step):
+            block = vectors[start : start + step]
             cosines, rows = faiss.knn(block, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)  # (B, n)
-            augmented[start : start + BLOCK] = self._weighted_sum(cosines, vectors[rows])
+            augmented[start : start + step] = self._weighted_sum(cosines, vectors[rows])
         return unit_length(augmented)
 
-    def expand(self, queries: np.ndarray, cosines: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-        """Alpha query expansion: q <- q + sum over its n nearest gallery vectors g of max(cos(q, g), 0)^alpha g.
+    def expand(self, queries: np.ndarray, nearest: Nearest, vectors: Vectors) -> np.ndarray:
+        """Alpha query expansion: a query is joined by its n nearest gallery vectors g; without it, the query itself.
 
-        queries     float32, (Q, d), unit length.
-        cosines     float32, (Q, n), of the query's neighbours, and their vectors: float32, (Q, n, d).
+            q <- q + sum over g of max(cos(q, g), 0)^alpha g
+
+        queries  float32, (Q, d), projected.
+        nearest  finds them; `vectors` gives the vectors of rows it found.
 
         Returns float32, (Q, d), unit length.
         """
-        return unit_length(queries + self._weighted_sum(cosines, neighbours))
+        if not self.settings.expand:
+            return queries
+        cosines, rows = nearest(queries, self.settings.expand)
+        return unit_length(queries + self._weighted_sum(np.where(rows < 0, 0, cosines), vectors(rows)))
+
+    def reorder(self, queries: np.ndarray, cosines: np.ndarray, rows: np.ndarray, vectors: Vectors) -> None:
+        """Re-rank, in place, the first `rerank` of each query's hits: cosines (Q, k) and rows (Q, k), -1 at the end."""
+        if not self.settings.rerank:
+            return
+        for query, own_cosines, own_rows in zip(queries, cosines, rows, strict=True):
+            count = min(self.settings.rerank, int((own_rows >= 0).sum()))
+            order = rerank(query, vectors(own_rows[:count]))
+            own_cosines[:count], own_rows[:count] = own_cosines[:count][order], own_rows[:count][order]
 
     def _weighted_sum(self, cosines: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         weights = np.maximum(cosines, 0) ** np.float32(self.settings.alpha)  # (B, n)
@@ -140,6 +164,7 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
 
     Returns int64, (L,): positions in the shortlist, best first. Among query and shortlist, p and g are neighbours if
     each is among the k1 nearest of the other; V_p weighs p's neighbours by similarity, averaged over p's k2 nearest.
+    The paper also adds neighbours' neighbours to the sets (its equation 5), which is left out here.
     The distance is (1 - w) (1 - sum min(V_p, V_g) / sum max(V_p, V_g)) + w (1 - cosine).
     """
     vectors = np.vstack([query, shortlist])  # (L + 1, d), the query first
@@ -154,6 +179,20 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
     jaccard = 1 - shared / (2 - shared)
     distance = (1 - ORIGINAL_WEIGHT) * jaccard + ORIGINAL_WEIGHT * (1 - cosines[0])
     return np.argsort(distance[1:], kind="stable")
+
+
+def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (D,), and the largest variances (d,) with their directions (D, d), float64, of a gallery's features."""
+    count, dim = features.shape
+    total, outer = np.zeros(dim), np.zeros((dim, dim))
+    for start in range(0, count, BLOCK):
+        block = _powered(features[start : start + BLOCK], settings.power).astype(np.float64)
+        total += block.sum(axis=0)
+        outer += block.T @ block
+    mean = total / count
+    covariance = outer / count - np.outer(mean, mean)
+    variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[dim - settings.pca, dim - 1])
+    return mean, variances[::-1], vectors[:, ::-1]  # scipy's ascend
 
 
 def _powered(features: np.ndarray, power: float) -> np.ndarray:

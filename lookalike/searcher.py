@@ -3,7 +3,7 @@
 import numpy as np
 
 from lookalike import indexes
-from lookalike.refine import Refinement, rerank
+from lookalike.refine import Refinement
 
 NOBODY = np.zeros((0, 0), dtype=np.int64)
 
@@ -31,18 +31,13 @@ class Searcher:
         Returns cosines, float32 (Q, k), of the refined vectors, and gallery rows, int64 (Q, k). Where fewer than k
         images remain, rows are -1. Re-ranking changes the order, not the cosines.
         """
-        settings = self.refinement.settings
-        queries = self.refinement.project(features)
-        if settings.expand:
-            cosines, rows = self._nearest(queries, settings.expand, exclude)
-            queries = self.refinement.expand(queries, np.where(rows < 0, 0, cosines), self.index.vectors(rows))
-        if not settings.rerank:
-            return self._nearest(queries, k, exclude)
-        cosines, rows = self._nearest(queries, max(k, settings.rerank), exclude)
-        for query, own_cosines, own_rows in zip(queries, cosines, rows, strict=True):
-            count = min(settings.rerank, int((own_rows >= 0).sum()))
-            order = rerank(query, self.index.vectors(own_rows[:count]))
-            own_cosines[:count], own_rows[:count] = own_cosines[:count][order], own_rows[:count][order]
+
+        def nearest(queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return self._nearest(queries, count, exclude)
+
+        queries = self.refinement.expand(self.refinement.project(features), nearest, self.index.vectors)
+        cosines, rows = nearest(queries, max(k, self.refinement.settings.rerank))
+        self.refinement.reorder(queries, cosines, rows, self.index.vectors)
         return cosines[:, :k], rows[:, :k]
 
     def _nearest(self, queries: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

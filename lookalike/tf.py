@@ -39,5 +39,10 @@ with _native_stderr_hidden():
     import tensorflow as tf
 
     tf.config.list_physical_devices()
+# A user's ~/.keras/keras.json must not change a result, nor a GPU's habit of rounding float32 to 10 bits.
+keras.config.set_floatx("float32")
+keras.config.set_image_data_format("channels_last")
+keras.config.set_epsilon(1e-7)
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 __all__ = ["keras", "tf"]

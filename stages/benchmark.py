@@ -4,12 +4,12 @@ Reads   data/features                   what is searched
         data/index                      the settings of the index that ships
         data/processed                  the files' hashes, which decide the split
 Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
-        plots/latency.csv               method, percentile, milliseconds
+        plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index
 
 brute_force is what a notebook does: scikit-learn's cosine_similarity of one query with all features, numpy.argsort.
 The others take the same feature vector and do all that a search does, projection and query expansion included: flat
 compares the refined query with every refined vector, exactly; the kind that ships is timed and, by its recall@10,
-compared with flat. Queries are held out of the gallery (section protocol), which is refined and indexed anew in memory
+compared with flat. Queries are those of section protocol; the gallery is refined and indexed anew in memory
 with the settings of data/index.
 
 Timings differ from run to run; compare the two methods of one run, never two runs.
@@ -18,7 +18,6 @@ Timings differ from run to run; compare the two methods of one run, never two ru
 """
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from lookalike import indexes, params, protocol, stage
 from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.files import new_file, write_json
+from lookalike.machine import cpu_name
 from lookalike.progress import progress_bar
 from lookalike.searcher import Searcher, build
 
@@ -67,8 +67,12 @@ def main() -> None:
     check_same_images(images, collection)
     split = protocol.split(collection.paths, collection.labels, images.sha256, protocol_settings)
     features = np.array(collection.features[split.gallery])  # in memory, as the notebook has them
-    queries = np.array(collection.features[split.queries[: settings.queries]])
+    count = len(split.queries)
+    chosen = np.unique(np.linspace(0, count - 1, min(settings.queries, count)).round().astype(int))  # of every class
+    queries = np.array(collection.features[split.queries[chosen]])
     index_settings = indexes.load_settings(args.index)
+    if (split.exclude >= 0).any():
+        stage.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
     searcher = build(features, index_settings)
     index = searcher.index
     k = min(K, len(features))
@@ -103,7 +107,7 @@ def main() -> None:
     report["machine"] = {"threads": settings.threads, "cores": os.cpu_count(), "cpu": cpu_name()}
     write_json(args.metrics, report)
     with new_file(args.table) as partial:
-        table(seconds).to_csv(partial, index=False, lineterminator="\n")
+        table(seconds, index.kind).to_csv(partial, index=False, lineterminator="\n")
 
 
 def measure(
@@ -140,24 +144,14 @@ def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def table(seconds: dict[str, np.ndarray]) -> pd.DataFrame:
-    """method, percentile, milliseconds: the whole distribution in steps of one percent, for a plot."""
-    rows = [
-        (name, percent, round(float(np.percentile(values, percent)) * 1000, 4))
-        for name, values in seconds.items()
-        for percent in range(1, 100)
-        if len(values)
-    ]
-    return pd.DataFrame(rows, columns=["method", "percentile", "milliseconds"])
-
-
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def table(seconds: dict[str, np.ndarray], kind: str) -> pd.DataFrame:
+    """percentile, and the milliseconds of each method at it: the whole distribution, for a plot."""
+    steps = np.arange(1, 100) if len(seconds[kind]) else np.zeros(0, int)
+    columns = {"brute_force": "brute_force", "flat": "flat", "index": kind}
+    return pd.DataFrame({"percentile": steps} | {
+        name: (np.percentile(seconds[method], steps) * 1000).round(4) if len(steps) else []
+        for name, method in columns.items()
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

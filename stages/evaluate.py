@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 
 from lookalike import evaluation, indexes, looks, metrics, params, plots, protocol, report, stage
 from lookalike.collection import check_same_images, load_collection, load_images
-from lookalike.errors import LookalikeError
 from lookalike.evaluation import Evaluation
 from lookalike.files import new_file, write_json
 from lookalike.protocol import Split
@@ -38,6 +37,7 @@ from lookalike.refine import OFF, Refinement
 from lookalike.searcher import Searcher, build
 
 SHIPPED_K = 10
+BLOCK = 256  # queries searched at a time
 HEADLINE = ["P@1", "P@10", "R@10", "Top-5", "Top-10", "NDCG@10", "MRR"]  # of those that `k` asks for
 NEAR_DUPLICATES = 20  # pairs listed
 
@@ -55,7 +55,7 @@ class Settings(params.Section):
     k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(ascending)]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     split_seeds: Annotated[int, Field(ge=1, le=100)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     memory: Annotated[int, Field(ge=16)]
     examples: Annotated[int, Field(ge=1, le=50)]
     worst: Annotated[int, Field(ge=1, le=50)]
@@ -82,7 +82,6 @@ def main() -> None:
     split = protocol.split(collection.paths, labels, images.sha256, protocol_settings)
     for note in split.notes:
         stage.notice("evaluate", note)
-    check(split, settings.k, protocol_settings.kind, index_settings)
     searcher = build(features[split.gallery], index_settings)
     result = measure(features, labels, split, searcher.refinement, settings)
     raw = measure(features, labels, split, Refinement.fit(features[split.gallery], OFF), settings)
@@ -92,10 +91,11 @@ def main() -> None:
         stage.notice("evaluate", f"quality cannot be measured: {split.unmeasurable}")
         headline |= {"queries": 0, "unmeasurable": split.unmeasurable}
     else:
-        headline = figures_of(table, settings.k) | shipped(searcher, features, labels, split) | headline
-        headline |= over_seeds(
+        spread = over_seeds(
             collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
         )
+        table = table.merge(spread, on="figure", how="left")
+        headline = figures_of(table) | shipped(searcher, features, labels, split) | headline
         stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
                                  f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
 
@@ -124,20 +124,6 @@ def main() -> None:
                               for key, value in headline.items()})  # fmt: skip
 
 
-def check(split: Split, ks: list[int], kind: str, settings: indexes.Settings) -> None:
-    """Raise LookalikeError where a figure would be undefined or unfair."""
-    visible = len(split.gallery) - int((split.exclude >= 0).sum(axis=1).max(initial=0))
-    if not split.unmeasurable and max(ks) > visible:
-        raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {visible} images; lower it")
-    fitted = [name for name in ("pca", "augment") if getattr(settings.refine, name)]
-    if np.isin(split.queries, split.gallery).any() and fitted:
-        names = " and ".join(f"index.refine.{name}" for name in fitted)
-        raise LookalikeError(
-            f"protocol.kind is {kind}, so each query is part of the gallery that {names} would be fitted on, and would "
-            "shape what it is measured against; set them to 0, or protocol.kind to holdout"
-        )
-
-
 def measure(
     features: np.ndarray, labels: np.ndarray, split: Split, refinement: Refinement, settings: Settings
 ) -> Evaluation:
@@ -146,40 +132,44 @@ def measure(
     return evaluation.evaluate(features, labels, split, refinement, gallery, settings.k, settings.memory << 20)
 
 
-def figures_of(table: pd.DataFrame, ks: list[int]) -> dict[str, Any]:
+def figures_of(table: pd.DataFrame) -> dict[str, Any]:
     """The headline from the table of all figures."""
     rows = table.set_index("figure")
-    headline = {"mAP": "value", "mAP_low": "low", "mAP_high": "high", "mAP_raw": "raw",
-                "mAP_gain": "gain", "mAP_gain_low": "gain_low", "mAP_gain_high": "gain_high"}  # fmt: skip
-    figures = {name: float(rows.loc["mAP", column]) for name, column in headline.items()}
+    columns = {"": "value", "_low": "low", "_high": "high", "_raw": "raw", "_gain": "gain", "_gain_low": "gain_low",
+               "_gain_high": "gain_high", "_seeds_mean": "seeds_mean", "_seeds_sd": "seeds_sd"}  # fmt: skip
+    figures = {f"mAP{suffix}": float(rows.loc["mAP", column]) for suffix, column in columns.items()}
     figures["mAP_class_mean"] = float(rows.loc["mAP_class_mean", "value"])
     figures |= {name: float(rows.loc[name, "value"]) for name in HEADLINE if name in rows.index}
-    if 1 in ks:
+    if "P@1" in rows.index:
         figures["P@1_raw"] = float(rows.loc["P@1", "raw"])
-    return figures
+    return {name: value for name, value in figures.items() if np.isfinite(value)}  # one split has no spread
 
 
 def shipped(searcher: Searcher, features: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
     """P@10 through the kind of index that ships: its distance from the exact P@10 is what approximation costs."""
     k = min(SHIPPED_K, len(searcher.index))
-    _, rows = searcher.search(features[split.queries], k, split.exclude)
-    relevant = (labels[split.gallery][rows] == labels[split.queries][:, None]) & (rows >= 0)  # (Q, k)
-    return {f"P@{k}_{searcher.index.kind}": float(metrics.precision_at_k(relevant, k).mean())}
+    found = []
+    for start in range(0, len(split.queries), BLOCK):
+        block = slice(start, start + BLOCK)
+        _, rows = searcher.search(features[split.queries[block]], k, split.exclude[block])
+        found.append((labels[split.gallery][rows] == labels[split.queries[block]][:, None]) & (rows >= 0))  # (B, k)
+    return {f"P@{k}_{searcher.index.kind}": float(metrics.precision_at_k(np.concatenate(found), k).mean())}
 
 
 def over_seeds(
     paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
     protocol_settings: protocol.Settings, index_settings: indexes.Settings, settings: Settings,
-) -> dict[str, Any]:  # fmt: skip
-    """Mean and standard deviation of mAP over split seeds, counted up from the protocol's."""
+) -> pd.DataFrame:  # fmt: skip
+    """figure, seeds_mean, seeds_sd: over split seeds counted up from the protocol's; no row if there is one split."""
     if protocol_settings.kind != "holdout" or settings.split_seeds < 2:
-        return {}
+        return pd.DataFrame(columns=["figure", "seeds_mean", "seeds_sd"])
     values = []
     for seed in range(protocol_settings.seed, protocol_settings.seed + settings.split_seeds):
         split = protocol.split(paths, labels, sha256, protocol_settings.model_copy(update={"seed": seed}))
         refinement = Refinement.fit(features[split.gallery], index_settings.refine)
-        values.append(measure(features, labels, split, refinement, settings).per_query["AP"].mean())
-    return {"mAP_seeds_mean": float(np.mean(values)), "mAP_seeds_sd": float(np.std(values, ddof=1))}
+        values.append(evaluation.means(measure(features, labels, split, refinement, settings)))
+    table = pd.DataFrame(values)
+    return pd.DataFrame({"seeds_mean": table.mean(), "seeds_sd": table.std()}).rename_axis("figure").reset_index()
 
 
 def draw(

@@ -58,7 +58,7 @@ def main() -> None:
             progress_bar("extract", count, "image") as bar,
         ):
             for block in embed(images.pixels, embedder, settings.batch_size):
-                for row in int(bar.n) + without_direction(block)[:1]:
+                for row in len(rows) + without_direction(block)[:1]:
                     raise LookalikeError(
                         f"the embedding of {images.paths[row]} is zero or not finite, so nothing can be compared with "
                         f"it; extract.precision is {settings.precision}, try float32; or the weights are broken"

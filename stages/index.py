@@ -36,14 +36,15 @@ def main() -> None:
     index = searcher.index
     with new_folder(args.index) as folder:
         indexes.save(index, searcher.refinement, settings, collection.paths, collection.labels, folder)
+    size = (args.index / indexes.INDEX_FILE).stat().st_size
     write_json(args.index.with_suffix(".json"), {
         "kind": index.kind,
         "images": len(index),
         "dim": index.dim,
-        "bytes": index.nbytes,
+        "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
     })  # fmt: skip
-    stage.notice("index", f"{index.kind}, {len(index)} vectors of {index.dim} dimensions, {index.nbytes / 1e6:.1f} MB")
+    stage.notice("index", f"{index.kind}, {len(index)} vectors of {index.dim} dimensions, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

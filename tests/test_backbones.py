@@ -32,8 +32,9 @@ def test_the_promised_backbones_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "dim"), [("MobileNetV3Small", 576), ("EfficientNetV2B0", 1280), ("ConvNeXtTiny", 768), ("VGG16", 512),
-                          ("DenseNet121", 1024), ("ResNet50V2", 2048)]
+    ("backbone", "dim"),
+    [("MobileNetV3Small", 576), ("EfficientNetV2B0", 1280), ("ConvNeXtTiny", 768), ("VGG16", 512),
+     ("DenseNet121", 1024), ("ResNet50V2", 2048), ("Xception", 2048), ("MobileNetV3Large", 960)],
 )  # fmt: skip
 def test_a_backbone_of_each_kind_runs(tmp_path: Path, backbone: str, dim: int) -> None:
     features = embeddings(network(tmp_path / "m", backbone))
@@ -52,6 +53,25 @@ def test_the_network_is_the_backbone_with_its_preprocessing(tmp_path: Path) -> N
     plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
     expected = plain.predict(keras.applications.resnet50.preprocess_input(PIXELS.astype(np.float32)), verbose=0)
     assert np.allclose(embeddings(folder), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_saved_network_is_the_one_that_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNetB0 to B7 have a layer more when Keras gives them ImageNet weights; saving must not lose it.
+
+    The download alone is replaced: by weights of this very network, drawn here.
+    """
+    from lookalike.tf import keras
+
+    drawn = tmp_path / "drawn.weights.h5"
+    backbones.create("EfficientNetB0", "random", NONE, "", 1).save_weights(drawn)
+    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_a, **_k: str(drawn))
+    built = backbones.create("EfficientNetB0", "imagenet", NONE, "", 0)
+    assert sum(isinstance(layer, keras.layers.Rescaling) for layer in built.layers) == 2
+    folder = tmp_path / "m"
+    folder.mkdir()
+    backbones.save(built, "EfficientNetB0", "imagenet", "avg", folder)
+    expected = built.predict(PIXELS.astype(np.float32), verbose=0).mean(axis=(1, 2))
+    assert np.allclose(embeddings(folder), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_poolings_are_ordered(tmp_path: Path) -> None:
@@ -120,8 +140,12 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for other in ("VGG19", "ResNet50"):  # more layers than the file has; other layers
         with pytest.raises(LookalikeError, match=f"does not fit {other}"):
             backbones.create(other, "file", broken, "", 0)
-    with pytest.raises(LookalikeError, match=r"Xception at preprocess\.image_size 64: .*at least 71"):
-        tensorflow.load(network(tmp_path / "m", "Xception"), 64, 1, "float32")
+    with pytest.raises(LookalikeError, match=r"InceptionV3 at preprocess\.image_size 32: .*choose a larger size"):
+        tensorflow.load(network(tmp_path / "m", "InceptionV3"), 32, 1, "float32")
+    with pytest.raises(LookalikeError, match=r"NASNetMobile takes pictures of 224 pixels a side only, .* is 64"):
+        tensorflow.load(network(tmp_path / "n", "NASNetMobile"), 64, 1, "float32")
+    with pytest.raises(LookalikeError, match=r"EfficientNetB0 with a layer more for its own ImageNet weights"):
+        backbones.create("EfficientNetB0", "file", broken, "", 0)
     with pytest.raises(LookalikeError, match=r"model\.json does not exist; make it: dvc repro model"):
         backbones.describe(tmp_path)
     # A closed port in place of the internet, whatever this machine can reach; and an empty weights cache.

@@ -1,6 +1,7 @@
 """What each data set yields, from real files in each layout."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections import Counter
@@ -76,6 +77,8 @@ def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
         ("path,label\n/x.png,x\n", r"must be relative"),
         ("path,label\n,x\n", r"must be relative"),
         ("path,label\n", r"no image in it"),
+        ("path,label\nlabels.csv,x\n", r"line 2: labels\.csv is no image by its name"),
+        ('path,label\n"a/0.png,x\n' + "y" * 200_000, r"not a readable CSV .* unclosed quotation mark"),
     ],
 )
 def test_a_mistake_in_the_csv_is_named(photos: Callable[..., Path], table: str, message: str) -> None:
@@ -99,6 +102,23 @@ def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
         listed(dataset="folder", folder=str(tmp_path))
     with pytest.raises(LookalikeError, match=r"download\.labels is 'x\.csv', but .* does not exist"):
         listed(dataset="folder", folder=str(tmp_path), labels="x.csv")
+
+
+def test_linked_class_folders_are_followed_once(photos: Callable[..., Path], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture(0).save(elsewhere / "x.png")
+    folder = photos(dog=1)
+    (folder / "cat").symlink_to(elsewhere)
+    (folder / "dog" / "up").symlink_to(folder)  # a loop
+    assert listed(dataset="folder", folder=str(folder)) == {"cat/x.png": "cat", "dog/0.png": "dog"}
+
+
+def test_a_name_that_is_not_utf8_is_named(photos: Callable[..., Path]) -> None:
+    folder = photos(a=1)
+    (folder / "a" / "0.png").rename(folder / "a" / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(LookalikeError, match=r"the name 'a/caf\\udce9\.png' is not UTF-8; rename the file"):
+        listed(dataset="folder", folder=str(folder))
 
 
 def caltech_like(

@@ -79,3 +79,19 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_what_dvc_pull_fetches_is_in_the_repository() -> None:
+    """Every output that DVC caches lies in storage/, the default remote."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    uncached = {name for stage in graph.values() for out in stage["outs"] if isinstance(out, dict) for name in out}
+    outs = [out for stage in lock.values() for out in stage["outs"] if out["path"] not in uncached]
+    assert {"data/features", "data/index"} <= {out["path"] for out in outs}
+    files = ROOT / "storage/files/md5"
+    for out in outs:
+        stored = files / out["md5"][:2] / out["md5"][2:]
+        assert stored.is_file(), f"{out['path']}: run dvc push and commit storage/"
+        if out["md5"].endswith(".dir"):
+            for entry in json.loads(stored.read_text()):
+                assert (files / entry["md5"][:2] / entry["md5"][2:]).is_file(), entry["relpath"]

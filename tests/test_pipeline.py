@@ -291,6 +291,19 @@ def test_leave_one_out_over_the_raw_cosine(clone: Project) -> None:
     assert 0.1 < report["mAP"] < 1
     assert report["P@10_hnsw"] == pytest.approx(report["P@10"], abs=0.02)
     assert "mAP_seeds_mean" not in report  # there is one way to leave one out
+    wrong = clone.run("python", "benchmarks/refinement.py", "--set", "augment=5", check=False)
+    assert wrong.returncode == 1 and "would be fitted on" in wrong.stderr
+
+
+def test_a_users_keras_settings_change_nothing(built: Project, tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1}')
+    built.environment["KERAS_HOME"] = str(tmp_path)
+    try:
+        built.run("python", "stages/model.py", str(tmp_path / "model"))
+    finally:
+        del built.environment["KERAS_HOME"]
+    for name in ("model.weights.h5", "architecture.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (built.folder / "data/model" / name).read_bytes()
 
 
 def test_figures_agree_with_one_another(built: Project) -> None:
@@ -331,5 +344,9 @@ def test_the_grid_of_refinements_ends_in_one_table(built: Project) -> None:
     ]
     validation = built.run("python", tool, "--set", "expand=0,3", "--seeds", "0-1", "--validation")
     assert "1 splits" in validation.stdout
-    wrong = built.run("python", tool, "--set", "pac=8", check=False)
-    assert wrong.returncode == 1 and "did you mean pca?" in wrong.stderr
+    for mistake, message in (
+        ("pac=8", "did you mean pca?"),
+        ("pca=abc", "--set pca=abc: Input should be"),
+    ):
+        wrong = built.run("python", tool, "--set", mistake, check=False)
+        assert wrong.returncode == 1 and message in wrong.stderr and "Traceback" not in wrong.stderr

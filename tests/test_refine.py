@@ -255,3 +255,55 @@ def test_resampling_stays_within_the_class() -> None:
 def test_the_same_seed_gives_the_same_interval() -> None:
     values, labels = RNG.random(100), np.array(["a"] * 100)
     assert interval(values, labels, 500, 3) == interval(values, labels, 500, 3) != interval(values, labels, 500, 4)
+
+
+def test_a_querys_copies_do_not_reach_a_listed_gallery(tmp_path: Path) -> None:
+    """Row 200 has the bytes of query 0: its pixels, and so the query's, must not shape the gallery."""
+    paths = np.array([f"{row:03}" for row in range(240)])
+    hashes = np.array([f"{row:064}" for row in range(240)])
+    hashes[200] = hashes[0]
+    (tmp_path / "q.txt").write_text("000\n001\n")
+    split = protocol.split(
+        paths, LABELS, hashes, protocol.Settings(kind="lists", fraction=0.2, seed=0, queries=str(tmp_path / "q.txt"),
+                                                 gallery=protocol.UNUSED),
+    )  # fmt: skip
+    assert 200 not in split.gallery
+    assert "1 images are byte-identical to a listed query: left out of the gallery" in split.notes
+
+
+@pytest.mark.parametrize("setting", ["pca", "augment"])
+def test_a_gallery_that_saw_its_queries_is_refused(setting: str) -> None:
+    paths = np.array([f"{row:03}" for row in range(240)])
+    split = protocol.split(
+        paths, LABELS, np.array([f"{row:064}" for row in range(240)]),
+        protocol.Settings(kind="leave-one-out", fraction=0.2, seed=0, queries=protocol.UNUSED, gallery=protocol.UNUSED),
+    )  # fmt: skip
+    refinement = Refinement.fit(FEATURES, changed(**{setting: 5}))
+    with pytest.raises(LookalikeError, match=rf"leave-one-out .* index\.refine\.{setting} would be fitted on"):
+        evaluation.evaluate(FEATURES, LABELS, split, refinement, refinement.gallery(FEATURES), [1])
+
+
+def test_the_memory_that_is_allowed_changes_no_bit() -> None:
+    gallery = unit_length(FEATURES)
+    refinement = Refinement.fit(FEATURES, changed(power=0.5, expand=4))
+    none = np.zeros((240, 0), np.int64)
+
+    def cosines(memory: int) -> np.ndarray:
+        return np.concatenate(list(map_rankings(lambda r: r.cosines, refinement, FEATURES, gallery, none, memory)))
+
+    assert np.array_equal(cosines(1), cosines(1 << 30))
+
+
+def test_the_fit_does_not_depend_on_the_number_of_cores() -> None:
+    from threadpoolctl import threadpool_limits
+
+    one, two = [], []
+    for found, threads in ((one, 1), (two, 2)):
+        with threadpool_limits(threads):
+            found.append(Refinement.fit(FEATURES, FULL).components)
+    assert np.array_equal(one[0], two[0])
+
+
+def test_images_that_are_all_the_same_are_named() -> None:
+    with pytest.raises(LookalikeError, match="all 30 images of the gallery have the same embedding"):
+        Refinement.fit(np.ones((30, 6), np.float32), changed(pca=2, whiten=0.5))

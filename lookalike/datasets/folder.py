@@ -1,6 +1,7 @@
 """The user's own images: one subfolder a class, or a CSV of path and label, or a flat, unlabelled folder."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -26,16 +27,18 @@ def items(settings: Settings) -> Iterator[Item]:
     if not labels:
         raise LookalikeError(f"{folder}: no image in it; looked for {' '.join(sorted(SUFFIXES))}, also in subfolders")
     for path in sorted(labels):
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # bytes of another encoding, which Python carries as lone surrogates
+            raise LookalikeError(f"{folder}: the name {path!a} is not UTF-8; rename the file") from None
         yield Item(PurePosixPath(path), labels[path], (folder / path).read_bytes())
 
 
 def _from_folders(folder: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
     others = 0
-    for path in folder.rglob("*"):
+    for path in _files(folder):
         relative = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in relative.parts):
-            continue
         if path.suffix.lower() not in SUFFIXES:
             others += 1
             continue
@@ -43,6 +46,19 @@ def _from_folders(folder: Path) -> dict[str, str]:
     if others:
         notice("download", f"{folder}: {others} files are no images by their name and were left out")
     return labels
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones; links to folders are followed, each folder once."""
+    seen = set()
+    for name, subfolders, files in os.walk(folder, followlinks=True):
+        here = Path(name)
+        if here.resolve() in seen:  # a link back up
+            subfolders.clear()
+            continue
+        seen.add(here.resolve())
+        subfolders[:] = [each for each in subfolders if not each.startswith(".")]
+        yield from (here / file for file in files if not file.startswith("."))
 
 
 def _from_csv(folder: Path, name: str) -> dict[str, str]:
@@ -64,9 +80,15 @@ def _from_csv(folder: Path, name: str) -> dict[str, str]:
                     raise LookalikeError(f"{where}: path {row['path']!r} must be relative and inside {folder}")
                 if str(path) in labels:
                     raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
+                if path.suffix.lower() not in SUFFIXES:
+                    raise LookalikeError(
+                        f"{where}: {path} is no image by its name; images end in {' '.join(sorted(SUFFIXES))}"
+                    )
                 if not (folder / path).is_file():
                     raise LookalikeError(f"{where}: {folder / path} does not exist")
                 labels[str(path)] = (row["label"] or "").strip()
+    except csv.Error as error:  # an unclosed quote, for one
+        raise LookalikeError(f"{table}: not a readable CSV ({error}); look for an unclosed quotation mark") from None
     except UnicodeDecodeError as error:
         raise LookalikeError(f"{table}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     return labels

@@ -1,0 +1,61 @@
+"""What people look at: the right rows, and no crash on odd collections."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+
+from lookalike import looks, plots
+
+RNG = np.random.default_rng(0)
+
+
+def table(features: np.ndarray, labels: list[str], hashes: list[str] | None = None) -> pd.DataFrame:
+    paths = np.array([f"{row:03}" for row in range(len(labels))])
+    return looks.near_duplicates(features, paths, np.array(labels), np.array(hashes or paths.tolist()), 5, 0)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_near_duplicate_is_found_from_either_end(last: bool) -> None:
+    """Sixty images of one class lie closer to each other than to the stranger, who is close to all of them."""
+    dense = np.array([1, 0, 0]) + RNG.standard_normal((60, 3)) * 1e-3
+    stranger = np.array([[1, 0.05, 0]])
+    features = np.concatenate([dense, stranger] if last else [stranger, dense]).astype(np.float32)
+    labels = ["a"] * 60 + ["b"] if last else ["b"] + ["a"] * 60
+    found = table(features, labels)
+    assert len(found) == 5
+    assert all({row.label, row.other_label} == {"a", "b"} for row in found.itertuples())
+    assert found["cosine"].is_monotonic_decreasing
+    assert not found.duplicated(["path", "other_path"]).any()
+
+
+def test_same_bytes_are_told_and_the_unlabelled_left_out() -> None:
+    features = np.array([[1, 0], [1, 0], [1, 0]], np.float32)
+    found = table(features, ["a", "b", ""], ["x", "x", "x"])
+    assert found[["path", "other_path", "same_bytes"]].to_numpy().tolist() == [["000", "001", True]]
+    assert list(table(features, ["", "", ""]).columns) == list(found.columns)
+
+
+@pytest.mark.parametrize(
+    "vectors", [np.ones((50, 4)), RNG.standard_normal((50, 1)), RNG.standard_normal((3, 4)), np.ones((0, 4))]
+)
+def test_what_has_no_map_gets_none(vectors: np.ndarray) -> None:
+    places = looks.gallery_map(vectors.astype(np.float32), np.full(len(vectors), "a"), 100, 0)
+    assert list(places.columns) == ["x", "y", "class"] and len(places) == 0
+
+
+def test_the_map_is_the_same_each_time_and_sampled() -> None:
+    vectors, labels = RNG.standard_normal((60, 5)).astype(np.float32), np.full(60, "a")
+    one, two = (looks.gallery_map(vectors, labels, 40, 0) for _ in range(2))
+    assert len(one) == 40
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_figures_are_the_same_whatever_the_users_style(tmp_path: Path) -> None:
+    counts = pd.DataFrame({"class": ["$_$", "a"], "images": [2, 1], "gallery": [1, 1], "queries": [1, 0]})
+    plots.images_per_class(counts, tmp_path / "a.png")  # $_$ is a broken formula, and a name that a folder may have
+    with rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
+        plots.images_per_class(counts, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
