@@ -20,6 +20,13 @@ def test_the_figures_of_the_readme_are_those_of_the_last_run() -> None:
         assert f"{figures[name]:.3f}" == value, name
 
 
+def test_the_headline_of_the_readme_is_in_the_results() -> None:
+    raw, refined = re.search(r"lifts mAP from (0\.\d+) .*?to \*\*(0\.\d+)\*\*", README, re.DOTALL).groups()
+    table = (ROOT / "docs/results/caltech101.md").read_text().split("### MobileNetV2, ImageNet")[1]
+    assert re.search(rf"^\| raw cosine \| 1280 \| {raw} ", table, re.MULTILINE)
+    assert re.search(rf"^\| all \(params.yaml\) \| 128 \| {refined} ", table, re.MULTILINE)
+
+
 def test_the_committed_figures_are_of_the_committed_settings() -> None:
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
