@@ -99,15 +99,17 @@ def write_evaluation(
         origin=trace["raw"], model=trace["model"], index=trace["index"],
         unmeasurable=headline.get("unmeasurable", ""), queries=headline["queries"], gallery=headline["gallery"],
         figures=tables["figures"].to_dict("records"),
-        cards=_cards(headline) if measured else [],
+        cards=_cards(headline, tables["figures"]) if measured else [],
         provenance=[(f"{name}.{key}", value) for name in names for key, value in trace[name].items()],
     )  # fmt: skip
 
 
-def _cards(headline: dict[str, Any]) -> list[dict[str, str]]:
+def _cards(headline: dict[str, Any], figures: pd.DataFrame) -> list[dict[str, str]]:
+    gain = figures.set_index("figure").loc["mAP"]
+    headline = headline | {"gain": gain["gain"]}
     cards = [
         ("mAP", "mAP", f"{headline['mAP_low']:.3f} to {headline['mAP_high']:.3f}"),
-        ("mAP_gain", "gained over raw cosine", f"{headline['mAP_gain_low']:+.3f} to {headline['mAP_gain_high']:+.3f}"),
+        ("gain", "gained over raw cosine", f"{gain['gain_low']:+.3f} to {gain['gain_high']:+.3f}"),
         ("mAP_class_mean", "class-mean mAP", "every class counts the same"),
         ("P@1", "P@1", "the first hit is right"),
         ("P@10", "P@10", "share of right hits among ten"),

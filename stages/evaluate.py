@@ -4,8 +4,8 @@ Reads   data/features                   what is searched
         data/index                      the settings of the index that ships
         data/processed                  the files' hashes, which decide the split, and pictures
         data/*.json                     the other stages' traces, for the report's last lines
-Writes  metrics/metrics.json            the headline: mAP and its interval, the gain over raw cosine, P@1, P@10, ...
-        plots/figures.csv               every figure with its 95 % interval, and the same for raw cosine
+Writes  metrics/metrics.json            the headline: mAP, its interval, what raw cosine gives, P@1, P@10, ...
+        plots/figures.csv               every figure with its 95 % interval, and its gain over raw cosine with one
         plots/per_class.csv             every figure of each class, hardest first
         plots/per_query.csv             every figure of each query
         plots/*.csv, plots/*.png        curves, counts, confusions, near-duplicates, a map of the gallery
@@ -133,10 +133,10 @@ def measure(
 
 
 def figures_of(table: pd.DataFrame) -> dict[str, Any]:
-    """The headline from the table of all figures."""
+    """The headline from the table of all figures: few, because each is a column of `dvc exp show`."""
     rows = table.set_index("figure")
-    columns = {"": "value", "_low": "low", "_high": "high", "_raw": "raw", "_gain": "gain", "_gain_low": "gain_low",
-               "_gain_high": "gain_high", "_seeds_mean": "seeds_mean", "_seeds_sd": "seeds_sd"}  # fmt: skip
+    columns = {"": "value", "_low": "low", "_high": "high", "_raw": "raw", "_seeds_mean": "seeds_mean",
+               "_seeds_sd": "seeds_sd"}  # fmt: skip
     figures = {f"mAP{suffix}": float(rows.loc["mAP", column]) for suffix, column in columns.items()}
     figures["mAP_class_mean"] = float(rows.loc["mAP_class_mean", "value"])
     figures |= {name: float(rows.loc[name, "value"]) for name in HEADLINE if name in rows.index}
