@@ -12,7 +12,7 @@ from lookalike.ranking import Ranking, map_rankings
 from lookalike.refine import Refinement
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
-RAW_RANKS = 200  # points of the raw precision-recall curve
+CURVE_RANKS = 200  # points of the precision-recall curve that is not interpolated
 FIRST = 10  # hits kept of each query, to be looked at
 
 
@@ -23,7 +23,7 @@ class Evaluation:
     per_query  one row a query: label, R (its relevant images), the first hit's label, and each figure.
     by_class   one row a class: queries, gallery, and the mean of each figure; hardest first (lowest mAP, then name).
     curve      recall, precision: the mean of the queries' interpolated precision-recall curves.
-    raw_curve  k, recall, precision: mean R@k and P@k over ranks spread from 1 to the whole gallery, not interpolated.
+    curve_by_rank  k, recall, precision: mean R@k and P@k at ranks from 1 to the whole gallery, not interpolated.
     recall     k, recall, best_possible: mean R@k for every k up to the largest asked for, and a perfect ranking's.
     rows       int64, (Q, up to 10): gallery rows of the first hits.
     cosines    float32, likewise.
@@ -32,7 +32,7 @@ class Evaluation:
     per_query: pd.DataFrame
     by_class: pd.DataFrame
     curve: pd.DataFrame
-    raw_curve: pd.DataFrame
+    curve_by_rank: pd.DataFrame
     recall: pd.DataFrame
     rows: np.ndarray
     cosines: np.ndarray
@@ -66,7 +66,7 @@ def evaluate(
     n_relevant = sizes[own_codes] - hidden  # (Q,)
     visible = len(gallery) - (split.exclude >= 0).sum(axis=1).max(initial=0)  # ranks that every query has
     ranks = np.arange(1, max(ks) + 1)
-    raw_ranks = np.unique(np.geomspace(1, max(visible, 1), RAW_RANKS).round().astype(int))
+    curve_ranks = np.unique(np.geomspace(1, max(visible, 1), CURVE_RANKS).round().astype(int))
 
     def measure(block: Ranking) -> dict[str, np.ndarray]:
         found = {"rows": block.rows[:, :FIRST], "cosines": block.cosines[:, :FIRST]}
@@ -76,12 +76,12 @@ def evaluate(
         relevant &= np.isfinite(block.cosines)  # what is excluded is never found
         total = n_relevant[block.queries]
         hits = np.cumsum(relevant, axis=1)
-        at_raw_ranks = hits[:, raw_ranks - 1]
+        at_ranks = hits[:, curve_ranks - 1]
         return found | {
             "figures": np.stack(list(_figures(relevant, total, ks).values()), axis=1),
             "curve": metrics.interpolated_precision(relevant, total, RECALL_LEVELS),
-            "raw_recall": at_raw_ranks / total[:, None],
-            "raw_precision": at_raw_ranks / raw_ranks,
+            "recall_by_rank": at_ranks / total[:, None],
+            "precision_by_rank": at_ranks / curve_ranks,
             "recall": hits[:, : max(ks)] / total[:, None],
             "best_possible": np.minimum(ranks, total[:, None]) / total[:, None],
         }
@@ -106,7 +106,7 @@ def evaluate(
         per_query=table,
         by_class=_by_class(table, labels[split.gallery]),
         curve=means("recall", RECALL_LEVELS.round(2), precision="curve"),
-        raw_curve=means("k", raw_ranks, recall="raw_recall", precision="raw_precision"),
+        curve_by_rank=means("k", curve_ranks, recall="recall_by_rank", precision="precision_by_rank"),
         recall=means("k", ranks, recall="recall", best_possible="best_possible"),
         rows=rows,
         cosines=found.get("cosines", np.zeros((0, 0), np.float32)),

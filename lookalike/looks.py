@@ -9,7 +9,7 @@ from lookalike.plots import Example, Hit
 from lookalike.protocol import Split
 from lookalike.vectors import unit_length
 
-OTHER = "(other)"
+OTHER, UNLABELLED = "(other)", "(no label)"
 MOST_COMPARED = 20_000  # images; comparing all with all grows with the square
 
 
@@ -57,6 +57,7 @@ def confusions(result: Evaluation, most: int) -> pd.DataFrame:
     hardest = set(result.by_class["class"].head(most))
     table = result.per_query.loc[result.per_query["label"].isin(hardest), ["label", "first"]]
     table = table.rename(columns={"label": "actual", "first": "predicted"})
+    table["predicted"] = table["predicted"].replace("", UNLABELLED)
     wrong = table.loc[~table["predicted"].isin(hardest), "predicted"].value_counts(sort=False)
     often = set(wrong.sort_index().sort_values(ascending=False, kind="stable").head(most).index)
     table["predicted"] = table["predicted"].where(table["predicted"].isin(hardest | often), OTHER)

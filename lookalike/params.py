@@ -19,6 +19,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+UNUSED = "data/none"  # what params.yaml names where no file is wanted: DVC needs a tracked path
 SECTIONS = ("download", "preprocess", "model", "extract", "index", "protocol", "evaluate", "benchmark")
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -38,11 +38,12 @@ class Example:
 
 
 @own_style
-def precision_recall(curve: pd.DataFrame, raw_curve: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
-    """Mean interpolated precision at 101 recall levels, and mean precision against mean recall rank by rank."""
+def precision_recall(curve: pd.DataFrame, by_rank: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
+    """Mean interpolated precision at 101 recall levels, that of raw cosine, and the curve rank by rank."""
     figure, axes = _new(5.5, 4.5)
-    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2, label="interpolated")
-    axes.plot(raw_curve["recall"], raw_curve["precision"], color=GREY, linestyle="--", label="raw, at each rank")
+    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2, label="this search")
+    axes.plot(by_rank["recall"], by_rank["precision"], color=BLUE, linewidth=1, linestyle=":", label="not interpolated")
+    axes.plot(curve["recall"], curve["raw_cosine"], color=GREY, linestyle="--", label="without refinement (raw cosine)")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision (mean over queries)")
     axes.set_title(f"Precision and recall: mAP {mean_ap:.3f}, {queries:,} queries")
     axes.legend(loc="lower left", frameon=False)

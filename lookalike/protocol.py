@@ -10,9 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from lookalike.errors import LookalikeError
-from lookalike.params import Section
-
-UNUSED = "data/none"  # what params.yaml names where no file is wanted: DVC needs a tracked path
+from lookalike.params import UNUSED, Section
 
 
 class Settings(Section):

@@ -80,7 +80,7 @@ class Refinement:
         if settings.pca > min(count - 1, dim):
             raise LookalikeError(
                 f"index.refine.pca is {settings.pca}, but the gallery has {count} images of {dim} dimensions; "
-                f"choose at most {max(min(count - 1, dim), 0)} (one less than the images), or 0 for none"
+                f"choose at most {max(min(count - 1, dim), 0)} (one less than the images), or 0 for none, with whiten 0"
             )
         with threadpool_limits(1):  # several threads add in another order: the last bits would depend on the cores
             mean, variances, vectors = _principal(features, settings)

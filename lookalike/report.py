@@ -77,7 +77,12 @@ def write_evaluation(
             False,
         ),
         ("average_precision", "Average precision", "A query at 1 found its whole class first.", False),
-        ("examples", "Examples", "✓ same class, ✗ another; under each hit its similarity.", True),
+        (
+            "examples",
+            "Examples",
+            "Under each hit its similarity, and where labels are known ✓ same class, ✗ another.",
+            True,
+        ),
         ("worst", "Worst queries", "What to look at first: wrong labels, odd pictures, or a real weakness.", True),
         ("images_per_class", "Images of each class", "Small classes make uncertain figures.", False),
     ]
@@ -96,7 +101,7 @@ def write_evaluation(
             Table("Near-duplicates across classes", "The most similar pairs with different labels, by raw cosine: "
                   "copies, wrong labels, or classes that overlap.", tables["near_duplicates"]),
         ],
-        origin=trace["raw"], model=trace["model"], index=trace["index"],
+        origin=trace["raw"], processed=trace["processed"], model=trace["model"], index=trace["index"],
         unmeasurable=headline.get("unmeasurable", ""), queries=headline["queries"], gallery=headline["gallery"],
         figures=tables["figures"].to_dict("records"),
         cards=_cards(headline, tables["figures"]) if measured else [],

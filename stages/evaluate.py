@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from lookalike import evaluation, indexes, looks, metrics, params, plots, protocol, report, stage
 from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.evaluation import Evaluation
-from lookalike.files import new_file, write_json
+from lookalike.files import new_files, write_json
 from lookalike.protocol import Split
 from lookalike.refine import OFF, Refinement
 from lookalike.searcher import Searcher, build
@@ -95,6 +95,7 @@ def main() -> None:
             collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
         )
         table = table.merge(spread, on="figure", how="left")
+        warn(result, table)
         headline = figures_of(table) | shipped(searcher, features, labels, split) | headline
         stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
                                  f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
@@ -105,8 +106,8 @@ def main() -> None:
         "per_class": result.by_class,
         "per_query": queries[["path", *result.per_query.columns]],
         "images_per_class": evaluation.images_per_class(labels, split),
-        "precision_recall": result.curve,
-        "precision_recall_raw": result.raw_curve,
+        "precision_recall": result.curve.assign(raw_cosine=raw.curve["precision"]),
+        "precision_recall_by_rank": result.curve_by_rank,
         "recall_at_k": result.recall,
         "confusion": looks.confusions(result, settings.worst),
         "near_duplicates": looks.near_duplicates(
@@ -115,13 +116,25 @@ def main() -> None:
         "map": looks.gallery_map(searcher.index.vectors(np.arange(len(searcher.index))), labels[split.gallery],
                                  settings.map_images, settings.seed),
     }  # fmt: skip
-    for name, content in tables.items():
-        with new_file(args.plots / f"{name}.csv") as partial:
-            content.round(6).to_csv(partial, index=False, lineterminator="\n")
-    draw(result, tables, split, images.pixels, labels, settings, args.plots)
-    report.write_evaluation(args.plots, tables, headline, args.traces)
+    with new_files(args.plots) as folder:
+        for name, content in tables.items():
+            content.round(6).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        draw(result, tables, split, images.pixels, labels, settings, folder)
+        report.write_evaluation(folder, tables, headline, args.traces)
     write_json(args.metrics, {key: round(value, 6) if isinstance(value, float) else value
                               for key, value in headline.items()})  # fmt: skip
+
+
+def warn(result: Evaluation, table: pd.DataFrame) -> None:
+    """Say what a reader of the figures would be misled by."""
+    single = int((result.by_class["queries"] == 1).sum())
+    if single:
+        stage.notice("evaluate", f"{single} of {len(result.by_class)} classes have one query, which resampling within "
+                                 "the class cannot vary: the 95 % intervals are too narrow")  # fmt: skip
+    gain = table.set_index("figure").loc["mAP"]
+    if gain["gain_high"] < 0:
+        stage.notice("evaluate", f"index.refine lowers mAP here, by {-gain['gain']:.3f}; see what each part does: "
+                                 "python benchmarks/refinement.py --ablation")  # fmt: skip
 
 
 def measure(
@@ -182,7 +195,9 @@ def draw(
             plots.message(f"Quality cannot be measured:\n{split.unmeasurable}.", folder / f"{name}.png")
     else:
         mean_ap, queries = float(result.per_query["AP"].mean()), len(result.per_query)
-        plots.precision_recall(result.curve, result.raw_curve, mean_ap, queries, folder / "precision_recall.png")
+        plots.precision_recall(
+            tables["precision_recall"], result.curve_by_rank, mean_ap, queries, folder / "precision_recall.png"
+        )
         plots.recall_at_k(result.recall, folder / "recall_at_k.png")
         plots.average_precision(result.per_query, folder / "average_precision.png")
         worst = looks.examples(looks.worst(result, settings.worst), result, split, pixels, labels)

@@ -46,7 +46,8 @@ def main() -> None:
     settings = params.load(args.params, "extract", Settings)
     images = load_images(args.processed)
 
-    from lookalike.runtimes import tensorflow  # seconds that --help and a mistake in params need not wait
+    from lookalike import backbones  # TensorFlow: seconds that --help and a mistake in params need not wait
+    from lookalike.runtimes import tensorflow
 
     count, size = images.pixels.shape[:2]
     embedder = tensorflow.load(args.model, size, settings.batch_size, settings.precision)
@@ -73,6 +74,7 @@ def main() -> None:
         "shape": [count, dim],
         "dtype": "float32",
         "classes": len(set(images.labels.tolist()) - {""}),
+        "backbone": backbones.describe(args.model).backbone,
         "precision": settings.precision,
         "runtime": tensorflow.version(),
     })  # fmt: skip

@@ -41,6 +41,7 @@ def main() -> None:
         "kind": index.kind,
         "images": len(index),
         "dim": index.dim,
+        "dtype": "float32",
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
     })  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_flat_folder_has_no_labels(photos: Callable[..., Path]) -> None:
 
 def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
     folder = photos(a=2, b=1)
-    (folder / "labels.csv").write_text('path,label\na/0.png,"red, round"\nb/0.png,\n', encoding="utf-8-sig")
+    (folder / "labels.csv").write_text('path, label\na/0.png,"red, round"\nb/0.png,\n', encoding="utf-8-sig")
     assert listed(dataset="folder", folder=str(folder), labels="labels.csv") == {"a/0.png": "red, round", "b/0.png": ""}
 
 
@@ -77,6 +77,8 @@ def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
         ("path,label\n/x.png,x\n", r"must be relative"),
         ("path,label\n,x\n", r"must be relative"),
         ("path,label\n", r"no image in it"),
+        ("path,label\na/0.png,red, round\n", r"line 2: 2 fields are expected; a label with a comma needs quotation"),
+        ("path,label\na/0.png\n", r"line 2: 2 fields are expected"),
         ("path,label\nlabels.csv,x\n", r"line 2: labels\.csv is no image by its name"),
         ('path,label\n"a/0.png,x\n' + "y" * 200_000, r"not a readable CSV .* unclosed quotation mark"),
     ],
@@ -102,6 +104,26 @@ def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
         listed(dataset="folder", folder=str(tmp_path))
     with pytest.raises(LookalikeError, match=r"download\.labels is 'x\.csv', but .* does not exist"):
         listed(dataset="folder", folder=str(tmp_path), labels="x.csv")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [("folder", "/photos", "folder"), ("labels", "x.csv", "folder"), ("url", "file:///x.zip", "caltech101"),
+     ("checksum", "md5:" + "0" * 32, "caltech101")],
+)  # fmt: skip
+def test_a_setting_that_would_be_ignored_is_an_error(key: str, value: str, wanted: str) -> None:
+    with pytest.raises(LookalikeError, match=rf"download\.{key} is .*set download\.dataset to {wanted}, or {key} back"):
+        listed(**{key: value})
+
+
+def test_what_is_left_out_is_said(photos: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(cat=1)
+    for name in ("a.heic", "b.HEIC", "c.txt"):
+        (folder / "cat" / name).write_bytes(b"")
+    listed(dataset="folder", folder=str(folder), exclude=["dgo"])
+    said = capsys.readouterr().err
+    assert "left out: .heic 2, .txt 1" in said
+    assert "download.exclude names no class of folder: dgo" in said
 
 
 def test_linked_class_folders_are_followed_once(photos: Callable[..., Path], tmp_path: Path) -> None:

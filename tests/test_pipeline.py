@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -164,7 +166,7 @@ def test_an_unlabelled_folder_is_searched_but_not_measured(clone: Project, photo
     report = metrics(clone)
     assert (report["queries"], report["unmeasurable"]) == (0, "the images have no labels")
     assert "mAP" not in report
-    for name in ("figures", "per_class", "per_query", "precision_recall", "precision_recall_raw", "recall_at_k",
+    for name in ("figures", "per_class", "per_query", "precision_recall", "precision_recall_by_rank", "recall_at_k",
                  "images_per_class", "confusion", "near_duplicates"):  # fmt: skip
         lines = (clone.folder / f"plots/{name}.csv").read_text().splitlines()
         assert len(lines) == 1 and "," in lines[0]  # the header
@@ -229,7 +231,40 @@ def test_a_mistake_ends_in_one_line_and_half_writes_nothing(
     errors = [line for line in done.stderr.splitlines() if line.startswith(f"{stage}: error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert not list(clone.folder.rglob("*.partial"))
-    assert clone.run("git", "status", "--porcelain").stdout.count("??") == 0
+    assert "metrics.json" not in clone.run("git", "status", "--porcelain").stdout  # what was there is there
+    assert not re.search(r"^(\?\?| D|D )", clone.run("git", "status", "--porcelain").stdout, re.MULTILINE)
+
+
+def test_a_failed_run_loses_nothing(clone: Project) -> None:
+    """The outputs of the last good run stay, bit for bit, and are known to be out of date."""
+    outputs = ["metrics/metrics.json", "plots/per_class.csv", "plots/examples.png", "plots/report.html",
+               "data/features/features.npy", "data/raw/labels.csv"]  # fmt: skip
+    before = [(clone.folder / name).read_bytes() for name in outputs]
+    for change in ({"evaluate__k": [1, 100]}, {"download__dataset": "caltech101", "download__url": "file:///none.zip"}):
+        clone.set(**change)
+        assert clone.run("dvc", "repro", check=False).returncode != 0
+    assert [(clone.folder / name).read_bytes() for name in outputs] == before
+    status = clone.run("dvc", "status").stdout
+    assert "download" in status and "evaluate" in status
+
+
+def test_a_killed_stage_leaves_the_last_result_and_runs_again(clone: Project) -> None:
+    features = clone.folder / "data/features/features.npy"
+    before = features.read_bytes()
+    clone.set(model__seed=1, download__limit_per_class=0)
+    process = subprocess.Popen(["dvc", "repro"], cwd=clone.folder, env=clone.environment, start_new_session=True)
+    partial = clone.folder / "data/features.partial/features.npy"
+    for _ in range(3000):
+        if partial.exists() and partial.stat().st_size > 10_000:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert partial.exists()  # it was killed in the middle of writing
+    assert features.read_bytes() == before
+    clone.repro()
+    assert len(np.load(features)) == 1797
+    assert not partial.parent.exists()
 
 
 def test_rejected_files_are_listed_or_stop_the_stage(clone: Project, photos: Callable[..., Path]) -> None:

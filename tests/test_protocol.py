@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from lookalike import protocol
 from lookalike.errors import LookalikeError
+from lookalike.params import UNUSED
 from lookalike.protocol import split
 
 
 def settings(seed: int = 0, fraction: float = 0.2, kind: str = "holdout", **lists: Path) -> protocol.Settings:
-    files = {"queries": protocol.UNUSED, "gallery": protocol.UNUSED} | {name: str(path) for name, path in lists.items()}
+    files = {"queries": UNUSED, "gallery": UNUSED} | {name: str(path) for name, path in lists.items()}
     return protocol.Settings.model_validate({"seed": seed, "fraction": fraction, "kind": kind} | files)
 
 

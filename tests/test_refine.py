@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from lookalike import evaluation, indexes, protocol, searcher
 from lookalike.bootstrap import interval
 from lookalike.errors import LookalikeError
+from lookalike.params import UNUSED
 from lookalike.protocol import Split
 from lookalike.ranking import map_rankings
 from lookalike.refine import OFF, Refinement, Settings, rerank
@@ -191,7 +192,7 @@ def test_changing_the_queries_pixels_changes_no_gallery_vector() -> None:
     """Not even other features of the queries themselves reach the gallery."""
     split = protocol.split(
         np.array([f"{row:03}" for row in range(240)]), LABELS, np.array([f"{row:064}" for row in range(240)]),
-        protocol.Settings(kind="holdout", fraction=0.2, seed=0, queries=protocol.UNUSED, gallery=protocol.UNUSED),
+        protocol.Settings(kind="holdout", fraction=0.2, seed=0, queries=UNUSED, gallery=UNUSED),
     )  # fmt: skip
     other = FEATURES.copy()
     other[split.queries] = RNG.standard_normal((len(split.queries), 24))
@@ -265,7 +266,7 @@ def test_a_querys_copies_do_not_reach_a_listed_gallery(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("000\n001\n")
     split = protocol.split(
         paths, LABELS, hashes, protocol.Settings(kind="lists", fraction=0.2, seed=0, queries=str(tmp_path / "q.txt"),
-                                                 gallery=protocol.UNUSED),
+                                                 gallery=UNUSED),
     )  # fmt: skip
     assert 200 not in split.gallery
     assert "1 images are byte-identical to a listed query: left out of the gallery" in split.notes
@@ -276,7 +277,7 @@ def test_a_gallery_that_saw_its_queries_is_refused(setting: str) -> None:
     paths = np.array([f"{row:03}" for row in range(240)])
     split = protocol.split(
         paths, LABELS, np.array([f"{row:064}" for row in range(240)]),
-        protocol.Settings(kind="leave-one-out", fraction=0.2, seed=0, queries=protocol.UNUSED, gallery=protocol.UNUSED),
+        protocol.Settings(kind="leave-one-out", fraction=0.2, seed=0, queries=UNUSED, gallery=UNUSED),
     )  # fmt: skip
     refinement = Refinement.fit(FEATURES, changed(**{setting: 5}))
     with pytest.raises(LookalikeError, match=rf"leave-one-out .* index\.refine\.{setting} would be fitted on"):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -36,15 +37,16 @@ def items(settings: Settings) -> Iterator[Item]:
 
 def _from_folders(folder: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
-    others = 0
+    others: Counter[str] = Counter()
     for path in _files(folder):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in SUFFIXES:
-            others += 1
+            others[path.suffix.lower() or "no ending"] += 1
             continue
         labels[relative.as_posix()] = relative.parts[0] if len(relative.parts) > 1 else ""
     if others:
-        notice("download", f"{folder}: {others} files are no images by their name and were left out")
+        endings = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
+        notice("download", f"{folder}: files that are no images by their ending were left out: {endings}")
     return labels
 
 
@@ -68,30 +70,38 @@ def _from_csv(folder: Path, name: str) -> dict[str, str]:
     labels: dict[str, str] = {}
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"path", "label"} <= set(reader.fieldnames or []):
-                raise LookalikeError(
-                    f"{table}: the first line must name the columns path,label; it is {reader.fieldnames}"
-                )
+            reader = csv.DictReader(file, restkey="")
+            columns = [column.strip() for column in reader.fieldnames or []]
+            reader.fieldnames = columns
+            if not {"path", "label"} <= set(columns):
+                raise LookalikeError(f"{table}: the first line must name the columns path,label; it names {columns}")
             for row in reader:
                 where = f"{table}, line {reader.line_num}"
-                path = PurePosixPath(row["path"] or "")
-                if path.is_absolute() or ".." in path.parts or not path.name:
-                    raise LookalikeError(f"{where}: path {row['path']!r} must be relative and inside {folder}")
-                if str(path) in labels:
-                    raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
-                if path.suffix.lower() not in SUFFIXES:
+                if "" in row or None in row.values():
                     raise LookalikeError(
-                        f"{where}: {path} is no image by its name; images end in {' '.join(sorted(SUFFIXES))}"
+                        f"{where}: {len(columns)} fields are expected; a label with a comma needs quotation marks"
                     )
-                if not (folder / path).is_file():
-                    raise LookalikeError(f"{where}: {folder / path} does not exist")
-                labels[str(path)] = (row["label"] or "").strip()
+                path = _checked(folder, row["path"], where)
+                if path in labels:
+                    raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
+                labels[path] = row["label"].strip()
     except csv.Error as error:  # an unclosed quote, for one
         raise LookalikeError(f"{table}: not a readable CSV ({error}); look for an unclosed quotation mark") from None
     except UnicodeDecodeError as error:
         raise LookalikeError(f"{table}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     return labels
+
+
+def _checked(folder: Path, text: str, where: str) -> str:
+    """A path of the CSV, in its plain form; it must name an image inside the folder."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise LookalikeError(f"{where}: path {text!r} must be relative and inside {folder}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise LookalikeError(f"{where}: {path} is no image by its name; take out the line or rename the file")
+    if not (folder / path).is_file():
+        raise LookalikeError(f"{where}: {folder / path} does not exist")
+    return str(path)
 
 
 def origin(settings: Settings) -> str:
