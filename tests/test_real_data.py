@@ -1,0 +1,53 @@
+"""The real photographs and real ImageNet weights, where they lie beside the project; skipped elsewhere.
+
+They are looked for in ../shared/data, or in the folder that LOOKALIKE_REAL_DATA names.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Project
+
+DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", ROOT.parent / "shared" / "data")).resolve()
+ARCHIVE = DATA / "caltech-101.zip"
+MOBILENET = DATA / "mobilenet_v2_notop_imagenet.weights.h5"
+RESNET = DATA / "resnet50_notop_standin.weights.h5"
+
+pytestmark = pytest.mark.skipif(
+    not all(path.is_file() for path in (ARCHIVE, MOBILENET, RESNET)), reason=f"no real data in {DATA}"
+)
+
+
+def test_caltech_photographs_are_found_by_imagenet_features(project: Project) -> None:
+    """Ten photographs of each of 97 categories, from archive to figures, through the graph."""
+    with ARCHIVE.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    project.set(
+        download__dataset="caltech101", download__url=ARCHIVE.as_uri(), download__checksum=f"sha256:{checksum}",
+        download__limit_per_class=10, preprocess__image_size=224, model__backbone="MobileNetV2", model__weights="file",
+        model__file=str(MOBILENET), index__refine__augment=5, index__refine__expand=5, evaluate__split_seeds=1,
+        benchmark__queries=20, benchmark__repeats=1,
+    )  # fmt: skip
+    project.repro()
+    figures = json.loads((project.folder / "metrics/metrics.json").read_text())
+    assert figures["queries"] == 2 * 97
+    assert figures["P@1_raw"] > 0.7  # chance is 0.01
+    assert figures["mAP"] > figures["mAP_raw"] > 0.5
+    raw = json.loads((project.folder / "data/raw.json").read_text())
+    assert (raw["images"], raw["classes"]) == (970, 97)
+
+
+def test_real_weights_fit_their_backbone_and_no_other(tmp_path: Path) -> None:
+    from lookalike import backbones
+    from lookalike.errors import LookalikeError
+
+    cut = backbones.create("ResNet50", "file", RESNET, "conv4_block6_out", 0)
+    assert cut.output.shape[-1] == 1024
+    assert float(np.abs(cut.get_layer("conv1_conv").get_weights()[0]).max()) > 0
+    for backbone, file in ("ResNet50", MOBILENET), ("MobileNetV2", RESNET), ("ResNet101", RESNET):
+        with pytest.raises(LookalikeError, match=f"does not fit {backbone}"):
+            backbones.create(backbone, "file", file, "", 0)
