@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
+settings.load_profile("shared")
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:

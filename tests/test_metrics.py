@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytrec_eval
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -51,7 +51,6 @@ TREC = {"map": "AP", "recip_rank": "RR", "Rprec": "R-precision", "P_5": "P@5", "
         "ndcg_cut_5": "NDCG@5", "map_cut_5": "AP@5"}  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.integers(5, 30), st.integers(1, 3), st.integers(0, 10_000))
 def test_figures_agree_with_trec_eval(count: int, classes: int, seed: int) -> None:
     """Through the whole evaluation, ties included.

@@ -165,7 +165,7 @@ def test_fewer_left_than_asked_for_gives_minus_one() -> None:
     assert set(rows[0, :2]) == {1, 2}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(list(range(40))), st.integers(1, 40))
 def test_a_query_cannot_influence_what_it_is_measured_against(order: list[int], kept: int) -> None:
     """With the gallery fixed, permuting or removing queries changes no gallery vector and no other query's figures."""
