@@ -64,9 +64,8 @@ def evaluate(
     sizes = np.bincount(gallery_codes, minlength=codes.max(initial=0) + 1)
     hidden = ((split.exclude >= 0) & (gallery_codes[split.exclude] == own_codes[:, None])).sum(axis=1)
     n_relevant = sizes[own_codes] - hidden  # (Q,)
-    visible = len(gallery) - (split.exclude >= 0).sum(axis=1).max(initial=0)  # ranks that every query has
     ranks = np.arange(1, max(ks) + 1)
-    curve_ranks = np.unique(np.geomspace(1, max(visible, 1), CURVE_RANKS).round().astype(int))
+    curve_ranks = np.unique(np.geomspace(1, max(split.visible, 1), CURVE_RANKS).round().astype(int))
 
     def measure(block: Ranking) -> dict[str, np.ndarray]:
         found = {"rows": block.rows[:, :FIRST], "cosines": block.cosines[:, :FIRST]}

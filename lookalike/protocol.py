@@ -40,6 +40,11 @@ class Split:
     unmeasurable: str
     notes: tuple[str, ...]
 
+    @property
+    def visible(self) -> int:
+        """How many gallery images every query may find, at least."""
+        return len(self.gallery) - int((self.exclude >= 0).sum(axis=1).max(initial=0))
+
 
 def check_fair(result: Split, ks: list[int], fitted: list[str]) -> None:
     """Raise LookalikeError where a figure would be undefined or a query would shape what it is measured against.
@@ -47,9 +52,8 @@ def check_fair(result: Split, ks: list[int], fitted: list[str]) -> None:
     ks      ranks that are asked for.
     fitted  names of the settings by which the gallery's vectors depend on one another.
     """
-    visible = len(result.gallery) - int((result.exclude >= 0).sum(axis=1).max(initial=0))
-    if not result.unmeasurable and max(ks) > visible:
-        raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {visible} images; lower it")
+    if not result.unmeasurable and max(ks) > result.visible:
+        raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {result.visible} images; lower it")
     if (result.exclude >= 0).any() and fitted:
         names = " and ".join(f"index.refine.{name}" for name in fitted)
         raise LookalikeError(

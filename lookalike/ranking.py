@@ -13,9 +13,8 @@ from threadpoolctl import threadpool_limits
 from lookalike.refine import Refinement
 from lookalike.vectors import PRODUCT, product
 
-CELL_BYTES = (
-    48  # held for each query and gallery image of a block at the peak: keys, rows, cosines, what metrics derive
-)
+# Held for each query and gallery image of a block at the peak: keys, rows, cosines, and what metrics derive from them.
+CELL_BYTES = 64
 
 Result = TypeVar("Result")
 
@@ -54,7 +53,6 @@ def map_rankings(
     query_bytes = CELL_BYTES * max(len(gallery), 1) + gathered
     cores = max(1, min(os.cpu_count() or 1, memory // (PRODUCT * query_bytes)))
     size = max(1, min(4, memory // (PRODUCT * query_bytes * cores))) * PRODUCT
-
     queries = refinement.project(features)
 
     def work(block: slice) -> Result:

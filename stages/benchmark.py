@@ -38,7 +38,8 @@ from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.files import new_file, write_json
 from lookalike.machine import cpu_name
 from lookalike.progress import progress_bar
-from lookalike.searcher import Searcher, build
+from lookalike.refine import Refinement
+from lookalike.searcher import Searcher
 
 K = 10
 WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
@@ -73,13 +74,14 @@ def main() -> None:
     index_settings = indexes.load_settings(args.index)
     if (split.exclude >= 0).any():
         stage.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
-    searcher = build(features, index_settings)
-    index = searcher.index
+    refinement = Refinement.fit(features, index_settings.refine)
+    gallery = refinement.gallery(features)
+    index = indexes.build(gallery, index_settings)
     k = min(K, len(features))
     report: dict[str, Any] = {"queries": len(queries), "gallery": len(features), "dim": features.shape[1]}
 
-    vectors = index.vectors(np.arange(len(index)))
-    exact = Searcher(searcher.refinement, indexes.build(vectors, index_settings.model_copy(update={"kind": "flat"})))
+    searcher = Searcher(refinement, index)
+    exact = Searcher(refinement, indexes.build(gallery, index_settings.model_copy(update={"kind": "flat"})))
 
     def brute_force(query: np.ndarray) -> np.ndarray:
         return np.asarray(np.argsort(-cosine_similarity(query[np.newaxis], features)[0])[:k])

@@ -34,7 +34,8 @@ from lookalike.evaluation import Evaluation
 from lookalike.files import new_files, write_json
 from lookalike.protocol import Split
 from lookalike.refine import OFF, Refinement
-from lookalike.searcher import Searcher, build
+from lookalike.refine import Settings as RefineSettings
+from lookalike.searcher import Searcher
 
 SHIPPED_K = 10
 BLOCK = 256  # queries searched at a time
@@ -82,9 +83,10 @@ def main() -> None:
     split = protocol.split(collection.paths, labels, images.sha256, protocol_settings)
     for note in split.notes:
         stage.notice("evaluate", note)
-    searcher = build(features[split.gallery], index_settings)
-    result = measure(features, labels, split, searcher.refinement, settings)
-    raw = measure(features, labels, split, Refinement.fit(features[split.gallery], OFF), settings)
+    refinement = Refinement.fit(features[split.gallery], index_settings.refine)
+    gallery = refinement.gallery(features[split.gallery])
+    result = measure(features, labels, split, refinement, gallery, settings)
+    raw = fit_and_measure(features, labels, split, OFF, settings)
     table = evaluation.with_intervals(result, raw, settings.resamples, settings.seed)
     headline: dict[str, Any] = {"queries": len(split.queries), "gallery": len(split.gallery)}
     if split.unmeasurable:
@@ -92,10 +94,11 @@ def main() -> None:
         headline |= {"queries": 0, "unmeasurable": split.unmeasurable}
     else:
         spread = over_seeds(
-            collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
+            result, collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
         )
         table = table.merge(spread, on="figure", how="left")
         warn(result, table)
+        searcher = Searcher(refinement, indexes.build(gallery, index_settings))
         headline = figures_of(table) | shipped(searcher, features, labels, split) | headline
         stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
                                  f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
@@ -113,8 +116,7 @@ def main() -> None:
         "near_duplicates": looks.near_duplicates(
             features, collection.paths, labels, images.sha256, NEAR_DUPLICATES, settings.seed
         ),
-        "map": looks.gallery_map(searcher.index.vectors(np.arange(len(searcher.index))), labels[split.gallery],
-                                 settings.map_images, settings.seed),
+        "map": looks.gallery_map(gallery, labels[split.gallery], settings.map_images, settings.seed),
     }  # fmt: skip
     with new_files(args.plots) as folder:
         for name, content in tables.items():
@@ -137,11 +139,19 @@ def warn(result: Evaluation, table: pd.DataFrame) -> None:
                                  "python benchmarks/refinement.py --ablation")  # fmt: skip
 
 
-def measure(
-    features: np.ndarray, labels: np.ndarray, split: Split, refinement: Refinement, settings: Settings
+def fit_and_measure(
+    features: np.ndarray, labels: np.ndarray, split: Split, refine: RefineSettings, settings: Settings
 ) -> Evaluation:
-    """Rank and measure under one refinement."""
-    gallery = refinement.gallery(features[split.gallery])
+    """Fit a refinement on the gallery, then rank and measure."""
+    refinement = Refinement.fit(features[split.gallery], refine)
+    return measure(features, labels, split, refinement, refinement.gallery(features[split.gallery]), settings)
+
+
+def measure(
+    features: np.ndarray, labels: np.ndarray, split: Split, refinement: Refinement, gallery: np.ndarray,
+    settings: Settings,
+) -> Evaluation:  # fmt: skip
+    """Rank and measure a gallery, float32 (N, d), that the refinement made."""
     return evaluation.evaluate(features, labels, split, refinement, gallery, settings.k, settings.memory << 20)
 
 
@@ -170,17 +180,19 @@ def shipped(searcher: Searcher, features: np.ndarray, labels: np.ndarray, split:
 
 
 def over_seeds(
-    paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
+    result: Evaluation, paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
     protocol_settings: protocol.Settings, index_settings: indexes.Settings, settings: Settings,
 ) -> pd.DataFrame:  # fmt: skip
-    """figure, seeds_mean, seeds_sd: over split seeds counted up from the protocol's; no row if there is one split."""
+    """figure, seeds_mean, seeds_sd: over split seeds counted up from the protocol's; no row if there is one split.
+
+    result  what the first of them, the protocol's own, gave.
+    """
     if protocol_settings.kind != "holdout" or settings.split_seeds < 2:
         return pd.DataFrame(columns=["figure", "seeds_mean", "seeds_sd"])
-    values = []
-    for seed in range(protocol_settings.seed, protocol_settings.seed + settings.split_seeds):
+    values = [evaluation.means(result)]
+    for seed in range(protocol_settings.seed + 1, protocol_settings.seed + settings.split_seeds):
         split = protocol.split(paths, labels, sha256, protocol_settings.model_copy(update={"seed": seed}))
-        refinement = Refinement.fit(features[split.gallery], index_settings.refine)
-        values.append(evaluation.means(measure(features, labels, split, refinement, settings)))
+        values.append(evaluation.means(fit_and_measure(features, labels, split, index_settings.refine, settings)))
     table = pd.DataFrame(values)
     return pd.DataFrame({"seeds_mean": table.mean(), "seeds_sd": table.std()}).rename_axis("figure").reset_index()
 

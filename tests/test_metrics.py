@@ -190,11 +190,11 @@ def test_ties_keep_the_order_of_the_gallery() -> None:
 
 def test_blocks_do_not_show() -> None:
     rng = np.random.default_rng(0)
-    vectors = unit_length(rng.standard_normal((50, 4)).astype(np.float32))
-    split = whole(list(range(20)), 50)
-    labels = rng.choice(["a", "b"], 50)
-    one = evaluate(vectors, labels, split, [1, 5])
-    many = evaluate(vectors, labels, split, [1, 5], memory=1)  # one query at a time
+    vectors = unit_length(rng.standard_normal((300, 4)).astype(np.float32))
+    split = whole(list(range(200)), 300)
+    labels = rng.choice(["a", "b"], 300)
+    one = evaluate(vectors, labels, split, [1, 5])  # all 200 queries in one block
+    many = evaluate(vectors, labels, split, [1, 5], memory=1)  # the least, 64 at a time
     pd.testing.assert_frame_equal(one.per_query, many.per_query)
     pd.testing.assert_frame_equal(one.curve, many.curve)
     assert np.array_equal(one.rows, many.rows)
