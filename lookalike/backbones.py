@@ -1,42 +1,34 @@
 """Convolutional networks of keras.applications as image embedders: by name, cut at any layer, pooled to one vector.
 
-The network files that `model` writes and `extract` reads are a folder of three: `architecture.json`, which is Keras's
-description of the network up to the cut, `model.weights.h5`, its weights, and `model.json`, a `Network`. The
-architecture is kept because a builder need not make the same one twice: EfficientNetB0 to B7 have a layer more with
-ImageNet weights.
+Saving keeps the architecture too, because a builder need not make the same one twice: EfficientNetB0 to B7 have a layer
+more with ImageNet weights.
 """
 
+import hashlib
 import json
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lookalike.errors import LookalikeError, closest
 from lookalike.files import write_json
+from lookalike.network import (
+    ARCHITECTURE_FILE,
+    DESCRIPTION_FILE,
+    ONLY_SIZE,
+    OPENVINO_FILE,
+    WEIGHTS_FILE,
+    Network,
+    check_size,
+    describe,
+)
 from lookalike.tf import keras
 
-ARCHITECTURE_FILE = "architecture.json"
-WEIGHTS_FILE = "model.weights.h5"
-DESCRIPTION_FILE = "model.json"
-# NASNet's graph is made for one size of picture; every other network takes any.
-ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, section 3.2
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which network the weights file belongs to."""
-
-    backbone: str  # a name of `names()`
-    weights: str  # random, imagenet or file
-    layer: str  # its output is pooled
-    pooling: str  # avg, max or gem
-    dim: int  # D
-    parameters: int
 
 
 def names() -> list[str]:
@@ -85,22 +77,24 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> ke
 
 def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
     """Write the network files; returns what they describe."""
-    network = Network(backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params())
     (folder / ARCHITECTURE_FILE).write_text(model.to_json(indent=1) + "\n", encoding="utf-8")
     model.save_weights(folder / WEIGHTS_FILE)
+    fingerprint = hashlib.sha256(pooling.encode())
+    for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+        fingerprint.update((folder / name).read_bytes())
+    network = Network(
+        backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params(),
+        fingerprint.hexdigest(),
+    )  # fmt: skip
+    from lookalike.ov import ov  # whoever loads a network with Keras has no need of it
+    from lookalike.ov import save as save_openvino
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
+        converted = ov.convert_model(_embedder(model, network, ONLY_SIZE.get(backbone)))
+    save_openvino(converted, folder / OPENVINO_FILE)
     write_json(folder / DESCRIPTION_FILE, asdict(network))
     return network
-
-
-def describe(folder: Path) -> Network:
-    """Read what network a folder holds."""
-    path = folder / DESCRIPTION_FILE
-    try:
-        return Network(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise LookalikeError(f"{path} does not exist; make it: dvc repro model") from None
-    except (ValueError, TypeError):
-        raise LookalikeError(f"{path} does not describe a network; make it anew: dvc repro --force model") from None
 
 
 def load(folder: Path, image_size: int, precision: str) -> keras.Model:
@@ -112,17 +106,18 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     """
     network = describe(folder)
     _check_name(network.backbone)
-    if image_size != ONLY_SIZE.get(network.backbone, image_size):
-        raise LookalikeError(
-            f"{network.backbone} takes pictures of {ONLY_SIZE[network.backbone]} pixels a side only, but "
-            f"preprocess.image_size is {image_size}"
-        )
+    check_size(network, image_size)
     keras.backend.clear_session()
     architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
     if precision != "float32":
         _set_policy(architecture, f"mixed_{precision}")
     cut = keras.models.model_from_json(json.dumps(architecture))
     _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)
+    return _embedder(cut, network, image_size)
+
+
+def _embedder(cut: keras.Model, network: Network, image_size: int | None) -> keras.Model:
+    """Put normalisation before a feature network and pooling behind it; `image_size` None leaves the size open."""
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
     preprocess = _registry()[network.backbone][1].preprocess_input
     try:

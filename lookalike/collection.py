@@ -1,13 +1,19 @@
 """Images and embeddings with their paths and labels, aligned row by row; the only reader and writer of those arrays."""
 
+import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from lookalike.errors import LookalikeError
+
+FIT_FILE = "fit.txt"
+BLOCK = 1 << 23  # bytes of pixels that are read at a time
 
 
 @dataclass(frozen=True)
@@ -18,12 +24,14 @@ class Images:
     paths   str, (N,), relative to data/raw, `/`-separated.
     labels  str, (N,), "" where there is none.
     sha256  str, (N,), of the original file's bytes.
+    fit     how a rectangle became a square: pad, stretch or crop.
     """
 
     pixels: np.ndarray
     paths: np.ndarray
     labels: np.ndarray
     sha256: np.ndarray
+    fit: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def load_images(folder: Path) -> Images:
         raise LookalikeError(f"{folder}/images.npy is {pixels.dtype} {pixels.shape}, not uint8 (N, S, S, 3); "
                              "rebuild: dvc repro --force preprocess")  # fmt: skip
     _check_aligned(folder, "preprocess", images=pixels, image_paths=paths, labels=labels, sha256=sha256)
-    return Images(pixels, paths, labels, sha256)
+    return Images(pixels, paths, labels, sha256, _load_fit(folder / FIT_FILE))
 
 
 def load_collection(folder: Path) -> Collection:
@@ -62,6 +70,13 @@ def load_collection(folder: Path) -> Collection:
     return Collection(features, paths, labels)
 
 
+def load_names(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Open the paths and labels of a folder of features or of an index: str (N,) each."""
+    paths, labels = _open(folder / "image_paths.npy", "index"), _open(folder / "labels.npy", "index")
+    _check_aligned(folder, "index", image_paths=paths, labels=labels)
+    return paths, labels
+
+
 def check_same_images(images: Images, collection: Collection) -> None:
     """Raise LookalikeError unless images and features name the same images in the same order."""
     if not np.array_equal(images.paths, collection.paths):
@@ -69,9 +84,66 @@ def check_same_images(images: Images, collection: Collection) -> None:
                              "another order; they come from different runs: dvc repro --force extract")  # fmt: skip
 
 
+def pixel_blocks(folder: Path) -> Iterator[np.ndarray]:
+    """Read the pixels of what `preprocess` wrote, uint8 (b, S, S, 3) at a time, a few megabytes each.
+
+    Read, not mapped: pages of a map count as the process's memory, which should not grow with N.
+    """
+    pixels = _open(folder / "images.npy", "preprocess")
+    count, *shape = pixels.shape
+    rows = max(1, BLOCK // pixels[:1].nbytes)
+    with (folder / "images.npy").open("rb") as file:
+        file.seek(-pixels.nbytes, os.SEEK_END)
+        for start in range(0, count, rows):
+            block = np.fromfile(file, np.uint8, min(rows, count - start) * math.prod(shape))
+            yield block.reshape(-1, *shape)
+
+
 def save_strings(path: Path, strings: list[str]) -> None:
     """Save as fixed-width unicode, (N,), readable with `allow_pickle=False`."""
     np.save(path, np.array(strings, dtype=np.str_), allow_pickle=False)
+
+
+class ArrayWriter:
+    """Write an .npy file of known shape, its rows in any order; in memory it is nothing.
+
+    with ArrayWriter(path, (N, D), np.float32) as array: array.write(rows, block)   # rows (n,), block (n, D)
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        """Create the file; rows that are not written are zero."""
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+        _write_header(self._file, shape, self.dtype)
+        self._start = self._file.tell()
+        self._row = self.dtype.itemsize * math.prod(shape[1:])  # bytes
+        size = self._start + self._row * shape[0]
+        self._file.truncate(size)
+        if hasattr(os, "posix_fallocate"):  # better a full disk now than after hours
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, size)
+            except OSError as error:
+                self._file.close()
+                raise LookalikeError(
+                    f"{path}: {size / 1e9:.3f} GB cannot be written there ({error.strerror}); make room, and run again"
+                ) from None
+
+    def write(self, rows: np.ndarray, block: np.ndarray) -> None:
+        """Write rows, int64 (n,): block (n, *shape[1:]), of the file's dtype."""
+        if block.shape != (len(rows), *self.shape[1:]) or block.dtype != self.dtype:
+            raise ValueError(f"block is {block.dtype} {block.shape}, rows are {self.dtype} {self.shape[1:]}")
+        for row, values in zip(rows.tolist(), block, strict=True):
+            self._file.seek(self._start + self._row * row)
+            self._file.write(np.ascontiguousarray(values).data)
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 class RowWriter:
@@ -85,7 +157,7 @@ class RowWriter:
         self.shape = (0, *row_shape)
         self.dtype = np.dtype(dtype)
         self._file = path.open("wb")
-        self._write_header()
+        _write_header(self._file, self.shape, self.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,11 +169,6 @@ class RowWriter:
         self._file.write(np.ascontiguousarray(block).data)
         self.shape = (self.shape[0] + len(block), *self.shape[1:])
 
-    def _write_header(self) -> None:
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)  # numpy reserves room for axis 0 to grow
-        self._file.flush()
-
     def __enter__(self) -> "RowWriter":
         return self
 
@@ -109,8 +176,21 @@ class RowWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.seek(0)
-        self._write_header()
+        _write_header(self._file, self.shape, self.dtype)
         self._file.close()
+
+
+def _load_fit(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; make it: dvc repro --force preprocess") from None
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)  # numpy reserves room for axis 0 to grow
+    file.flush()
 
 
 def _open(path: Path, stage: str) -> np.ndarray:

@@ -1,23 +1,247 @@
-"""Streaming N images through a network, in memory that does not grow with N."""
+"""Embedding N images: what is known from the cache, the rest through a network, in memory that does not grow with N."""
 
-from collections.abc import Iterator
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from lookalike.runtimes import Embedder
+from lookalike import runtimes, stage
+from lookalike.batch_size import fastest as batch_size_of
+from lookalike.embedding_cache import EmbeddingCache, Recipe
+from lookalike.files import file_digest
+from lookalike.network import DESCRIPTION_FILE, describe
+from lookalike.params import UNUSED
+
+AHEAD = 3  # blocks that are read while the network is busy
 
 
-def embed(pixels: np.ndarray, embedder: Embedder, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield embeddings block by block.
+class Extractor:
+    """A network, a runtime and a cache: pixels in, rows out."""
 
-    pixels  uint8, (N, S, S, 3), may be memory-mapped.
+    def __init__(
+        self, runtime: runtimes.Name, folder: Path, image_size: int, batch_size: int, precision: runtimes.Precision,
+        calibration: Path = Path(UNUSED),
+    ) -> None:  # fmt: skip
+        """Describe how images of `image_size` pixels are embedded; the network is loaded when it is needed.
 
-    Yields float32 (b, D), b = batch_size but for the last block. The last batch is padded with black images, because
-    a network compiled for another batch shape may differ in the last bits.
+        folder       the network files.
+        batch_size   0 to try which is fastest.
+        calibration  what int8 is calibrated on.
+        """
+        self._run = runtimes.runtime(runtime)
+        self._folder, self._calibration = folder, calibration
+        self._embedder: runtimes.Embedder | None = None
+        network = describe(folder)
+        library = Path(__file__).parent
+        code = (*self._run.CODE, "quantization.py") if precision == "int8" else self._run.CODE
+        self.recipe = Recipe(
+            backbone=network.backbone,
+            layer=network.layer,
+            pooling=network.pooling,
+            network=_digest([folder / name for name in (*self._run.NETWORK_FILES, DESCRIPTION_FILE)]),
+            image_size=image_size,
+            runtime=self._run.version(precision),
+            precision=precision,
+            batch_size=batch_size,
+            calibration=file_digest(calibration) if precision == "int8" and calibration.is_file() else "",
+            code=_digest([library / name for name in code]),
+            processor=self._run.device(),
+            dim=network.dim,
+        )
+        if batch_size == 0:
+            self.recipe = replace(self.recipe, batch_size=batch_size_of(self.recipe, self._load))
+
+    def network(self) -> runtimes.Embedder:
+        """The network, loaded once, for full batches."""
+        if self._embedder is None:
+            self._embedder = self._load(self.recipe.batch_size)
+        return self._embedder
+
+    def embed(
+        self,
+        blocks: Iterable[np.ndarray],
+        write: Callable[[np.ndarray, np.ndarray], None],
+        progress: Callable[[int, int], None] = lambda rows, known: None,
+    ) -> None:
+        """Embed blocks of images as `embed` does, with the user's cache."""
+        with EmbeddingCache(self.recipe, _tell_once) as cache:
+            embed(blocks, self.network, self.recipe.batch_size, cache, write, progress)
+
+    def _load(self, batch_size: int) -> runtimes.Embedder:
+        recipe = self.recipe
+        precision = cast(runtimes.Precision, recipe.precision)
+        return self._run.load(self._folder, recipe.image_size, batch_size, precision, self._calibration)
+
+
+@lru_cache
+def _tell_once(message: str) -> None:
+    stage.notice("extract", message)
+
+
+def embed(
+    blocks: Iterable[np.ndarray],
+    load: Callable[[], runtimes.Embedder],
+    batch_size: int,
+    cache: EmbeddingCache,
+    write: Callable[[np.ndarray, np.ndarray], None],
+    progress: Callable[[int, int], None] = lambda rows, known: None,
+) -> None:
+    """Embed images, each once: those that the cache knows, and those whose pixels occurred before, are not run again.
+
+    blocks    uint8, (b, S, S, 3) each, in order; read, and hashed, while the network works.
+    load      returns the network for batches of `batch_size`; called when an image is first found to be unknown.
+    write     takes row numbers, int64 (n,), and their embeddings, float32 (n, D); rows come out of order. What it
+              raises ends the work, and the embeddings it was given are not kept.
+    progress  is told of n more rows, and how many of them needed no network.
+
+    A batch is always full, with black images if need be, because a network compiled for another batch shape may differ
+    in the last bits. What company an image has in its batch does not matter (tests/test_extraction.py).
     """
-    for start in range(0, len(pixels), batch_size):
-        batch = np.asarray(pixels[start : start + batch_size])
-        count = len(batch)
-        if count < batch_size:
-            batch = np.concatenate([batch, np.zeros((batch_size - count, *batch.shape[1:]), np.uint8)])
-        yield embedder(batch)[:count]
+    pipeline = _Pipeline(load, batch_size, cache, write, progress)
+    first = 0
+    with pipeline, closing(_ahead(_hashed(blocks))) as hashed:
+        for pixels, keys in hashed:
+            pipeline.collected.clear()
+            known = cache.get(keys)
+            found = [number for number, key in enumerate(keys) if key in known]
+            if found:
+                write(first + np.array(found), np.stack([known[keys[number]] for number in found]))
+                progress(len(found), len(found))
+            unknown: dict[bytes, list[int]] = {}
+            for number, key in enumerate(keys):
+                if key not in known:
+                    unknown.setdefault(key, []).append(number)
+            for key, numbers in unknown.items():
+                pipeline.add(key, pixels[numbers[0]], [first + number for number in numbers])
+            first += len(keys)
+        pipeline.finish()
+
+
+@dataclass
+class _Batch:
+    rows: dict[bytes, list[int]] = field(default_factory=dict)  # key: the rows that want this embedding
+    pixels: list[np.ndarray] = field(default_factory=list)  # (S, S, 3) each, in the order of `rows`
+    result: Future[np.ndarray] | None = None  # (B, D)
+
+
+class _Pipeline:
+    """Fill a batch while the network works on the one before, and write that one's rows while it works on the next."""
+
+    def __init__(
+        self, load: Callable[[], runtimes.Embedder], batch_size: int, cache: EmbeddingCache,
+        write: Callable[[np.ndarray, np.ndarray], None], progress: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self._load, self._batch_size, self._cache, self._write = load, batch_size, cache, write
+        self._progress = progress
+        self._network: runtimes.Embedder | None = None
+        self._filling, self._running = _Batch(), _Batch()
+        self._device, self._disk = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._kept: Future[None] = self._disk.submit(lambda: None)
+        self.collected: dict[bytes, np.ndarray] = {}  # what came out since the cache was last asked
+
+    def add(self, key: bytes, pixels: np.ndarray, rows: list[int]) -> None:
+        """Take an image that the cache did not know; a twin of one under way waits for that one's embedding."""
+        if key in self.collected:
+            self._write(np.array(rows), np.repeat(self.collected[key][np.newaxis], len(rows), axis=0))
+            self._progress(len(rows), len(rows))
+            return
+        batch = self._running if key in self._running.rows else self._filling
+        if key in batch.rows:
+            batch.rows[key] += rows
+            return
+        batch.rows[key] = rows
+        batch.pixels.append(pixels.copy())  # or a waiting image would hold its whole block in memory
+        if len(batch.pixels) == self._batch_size:
+            self._start()
+
+    def finish(self) -> None:
+        """Embed and write what is left."""
+        if self._filling.pixels:
+            self._start()
+        self._collect(self._running)
+        self._running = _Batch()
+        self._kept.result()
+        self._cache.commit()
+
+    def _start(self) -> None:
+        batch, self._filling = self._filling, _Batch()
+        if self._network is None:
+            self._network = self._load()
+        whole = np.zeros((self._batch_size, *batch.pixels[0].shape), np.uint8)  # (B, S, S, 3)
+        whole[: len(batch.pixels)] = batch.pixels
+        batch.pixels.clear()
+        batch.result = self._device.submit(self._network, whole)
+        before, self._running = self._running, batch
+        self._collect(before)
+
+    def _collect(self, batch: _Batch) -> None:
+        if batch.result is None:
+            return
+        result = batch.result.result()[: len(batch.rows)]  # (b, D)
+        rows = np.array([row for wanted in batch.rows.values() for row in wanted])
+        self._write(rows, np.repeat(result, [len(wanted) for wanted in batch.rows.values()], axis=0))
+        for key, row in zip(batch.rows, result, strict=True):
+            self._cache.put(key, row)
+            self.collected[key] = row
+        self._kept.result()  # raises what writing the cache raised
+        self._kept = self._disk.submit(self._cache.commit, now=False)
+        self._progress(len(rows), len(rows) - len(batch.rows))
+
+    def __enter__(self) -> "_Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._device.shutdown(cancel_futures=True)
+        self._disk.shutdown()
+
+
+def _hashed(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    for pixels in blocks:
+        yield pixels, [hashlib.sha256(image.data).digest() for image in pixels]
+
+
+def _ahead(items: Iterator[Any]) -> Generator[Any]:
+    """Draw from an iterator in a thread, a few items ahead; what it raises is raised here."""
+    drawn: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
+    done = object()
+    stopped = threading.Event()
+
+    def draw() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                drawn.put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        drawn.put((done, error))
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = drawn.get()
+            if error:
+                raise error
+            if item is done:
+                return
+            yield item
+    finally:
+        stopped.set()
+        while thread.is_alive():  # it may wait for room
+            with suppress(queue.Empty):
+                drawn.get(timeout=0.05)
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 over files' names and contents."""
+    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Downloading: resumed, retried, checked, atomic, kept; and reading archives without trusting them."""
 
-import os
 import tarfile
 import time
 import zlib
@@ -10,21 +9,15 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import filelock
-import platformdirs
 import requests
 
+from lookalike import caches
 from lookalike.errors import LookalikeError
 from lookalike.files import PARTIAL, file_digest
 from lookalike.progress import progress_bar
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of the answer
 BLOCK = 1 << 18  # bytes
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept between runs and clones: $LOOKALIKE_CACHE, or the user's cache folder."""
-    root = os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike", appauthor=False)
-    return Path(root) / "downloads"
 
 
 def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -> Path:
@@ -48,10 +41,11 @@ def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -
     if parts.scheme not in ("http", "https"):
         raise LookalikeError(f"download.url {url}: use http://, https:// or file:///absolute/path")
 
-    target = cache_folder() / f"{algorithm}-{expected}"
+    target = caches.folder("downloads") / f"{algorithm}-{expected}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{target}.lock"):  # two runs at once: the second finds the first one's file
         if target.exists() and file_digest(target, algorithm) == expected:
+            caches.touch(target)
             return target
         partial = target.with_name(target.name + PARTIAL)
         resumed = partial.exists()

@@ -8,12 +8,14 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from lookalike.files import new_file
 
 # Whatever the user's matplotlibrc says; and a class may be called $_$, which is no formula.
 own_style = style.context(["default", {"text.parse_math": False}])
+CELL, MARGIN = (1.25, 1.75), 0.08  # inches that a picture and its caption take, and around a picture
 BLUE, GREEN, RED, GREY = "#1f5fa8", "#1b8a4b", "#c0392b", "#8a8f98"
 
 
@@ -124,19 +126,23 @@ def example_queries(examples: list[Example], title: str, path: Path) -> None:
         message("There is no query: the collection has one image.", path)
         return
     columns = 1 + max(len(example.hits) for example in examples)
-    figure = Figure(figsize=(1.25 * columns, 1.75 * len(examples) + 0.4), dpi=100, layout="constrained")
-    grid = figure.subplots(len(examples), columns, squeeze=False)
-    figure.suptitle(title, fontsize=10)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for row, example in zip(grid, examples, strict=True):
-        _picture(row[0], example.pixels, f"query\n{_short(example.label) or '(no label)'}", None)
+    width, height = CELL[0] * columns, CELL[1] * len(examples) + 0.45
+    figure = Figure(figsize=(width, height), dpi=100)
+    # One pair of axes, in inches from the top left: a pair for each picture would take seconds to lay out.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    axes.text(width / 2, 0.12, title, ha="center", va="top", fontsize=10)
+    for row, example in enumerate(examples):
+        top = 0.65 + CELL[1] * row
+        _picture(axes, 0, top, example.pixels, f"query\n{_short(example.label) or '(no label)'}", None)
         if example.average_precision is not None:
-            row[0].set_title(f"AP {example.average_precision:.2f}", fontsize=8, loc="left")
-        for axes, hit in zip(row[1:], example.hits, strict=False):
+            axes.text(MARGIN, top - 0.05, f"AP {example.average_precision:.2f}", fontsize=8)
+        for column, hit in enumerate(example.hits, start=1):
             colour = None if hit.relevant is None else GREEN if hit.relevant else RED
             mark = "" if hit.relevant is None else " ✓" if hit.relevant else " ✗"  # not by colour alone
-            _picture(axes, hit.pixels, f"{hit.cosine:.3f}{mark}\n{_short(hit.label)}", colour)
+            caption = f"{hit.cosine:.3f}{mark}\n{_short(hit.label)}"
+            _picture(axes, CELL[0] * column, top, hit.pixels, caption, colour)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # as they were before the pictures
     _save(figure, path)
 
 
@@ -158,12 +164,14 @@ def _new(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _picture(axes: Axes, pixels: np.ndarray, caption: str, frame: str | None) -> None:
-    axes.set_axis_on()
-    axes.imshow(pixels)
-    axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(caption, fontsize=8)
-    axes.spines[:].set(color=frame or GREY, linewidth=2.5 if frame else 0.8)
+def _picture(axes: Axes, left: float, top: float, pixels: np.ndarray, caption: str, frame: str | None) -> None:
+    side = CELL[0] - 2 * MARGIN
+    left += MARGIN
+    axes.imshow(pixels, extent=(left, left + side, top + side, top), aspect="auto")
+    axes.add_patch(
+        Rectangle((left, top), side, side, fill=False, edgecolor=frame or GREY, linewidth=2.5 if frame else 0.8)
+    )
+    axes.text(left + side / 2, top + side + 0.06, caption, ha="center", va="top", fontsize=8)
 
 
 def _short(label: str) -> str:

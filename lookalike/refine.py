@@ -21,7 +21,6 @@ from typing import Annotated
 
 import faiss
 import numpy as np
-import scipy.linalg
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
@@ -150,6 +149,21 @@ class Refinement:
         weights = np.maximum(cosines, 0) ** np.float32(self.settings.alpha)  # (B, n)
         return np.asarray(np.einsum("bn,bnd->bd", weights, vectors), dtype=np.float32)
 
+    @classmethod
+    def load(cls, folder: Path, settings: Settings) -> "Refinement":
+        """Read the projection that `save` wrote."""
+        try:
+            mean, components = (np.load(folder / name, allow_pickle=False) for name in ("mean.npy", "components.npy"))
+        except (OSError, ValueError, EOFError) as error:
+            raise LookalikeError(
+                f"{folder}: the refinement cannot be read ({error}); make it anew: dvc repro --force index (or fetch "
+                "it: dvc pull)"
+            ) from None
+        if components.shape[:1] != mean.shape or components.shape[1:] != ((settings.pca,) if settings.pca else (0,)):
+            raise LookalikeError(f"{folder}: the projection is not the one that index.json describes; make both anew: "
+                                 "dvc repro --force index")  # fmt: skip
+        return cls(settings, mean, components)
+
     def save(self, folder: Path) -> None:
         """Write the projection beside an index, whose description holds the settings."""
         np.save(folder / "mean.npy", self.mean, allow_pickle=False)
@@ -183,6 +197,8 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
 
 def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean (D,), and the largest variances (d,) with their directions (D, d), float64, of a gallery's features."""
+    import scipy.linalg  # a search, which fits nothing, need not wait for it
+
     count, dim = features.shape
     total, outer = np.zeros(dim), np.zeros((dim, dim))
     for start in range(0, count, BLOCK):

@@ -1,5 +1,7 @@
 """The one object behind every face: features in, ranked hits out."""
 
+from pathlib import Path
+
 import numpy as np
 
 from lookalike import indexes
@@ -12,6 +14,11 @@ def build(features: np.ndarray, settings: indexes.Settings) -> "Searcher":
     """Fit the refinement on a gallery's features, float32 (N, D), and index the refined vectors."""
     refinement = Refinement.fit(features, settings.refine)
     return Searcher(refinement, indexes.build(refinement.gallery(features), settings))
+
+
+def load(folder: Path) -> "Searcher":
+    """Open what `index` wrote."""
+    return Searcher(Refinement.load(folder, indexes.load_settings(folder).refine), indexes.load(folder))
 
 
 class Searcher:

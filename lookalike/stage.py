@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from lookalike.errors import LookalikeError
 
 
@@ -17,9 +19,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def door(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of `python -m lookalike.<module>` that shows the module's header as its help."""
+    return argparse.ArgumentParser(
+        prog=f"python -m lookalike.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def notice(stage: str, message: str) -> None:
     """Tell the user one thing worth knowing, on stderr, prefixed with the stage."""
-    print(f"{stage}: {message}", file=sys.stderr, flush=True)
+    tqdm.write(f"{stage}: {message}", file=sys.stderr)  # above a progress bar, if there is one
 
 
 def run(stage: str, main: Callable[[], None]) -> None:

@@ -38,7 +38,8 @@ with _native_stderr_hidden():
     import keras
     import tensorflow as tf
 
-    tf.config.list_physical_devices()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)  # or it would take all of the GPU's memory at once
 # A user's ~/.keras/keras.json must not change a result, nor a GPU's habit of rounding float32 to 10 bits.
 keras.config.set_floatx("float32")
 keras.config.set_image_data_format("channels_last")

@@ -6,6 +6,7 @@ Writes  data/index/index.faiss          N refined unit vectors of d dimensions, 
         data/index/components.npy       float32, (D, d): the projection that a query goes through; empty without PCA
         data/index/index.json           kind, settings, N, d
         data/index/image_paths.npy      row i names vector i
+        data/index/embedding.json       network and picture size and fit, which a query must share
         data/index/labels.npy           row i: its class, "" if it has none
         data/index.json                 counts and sizes, for Git
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from lookalike import indexes, params, stage
 from lookalike.collection import load_collection
 from lookalike.files import new_folder, write_json
+from lookalike.network import load_embedding
 from lookalike.searcher import build
 
 
@@ -30,12 +32,13 @@ def main() -> None:
     parser.add_argument("index", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
     settings = params.load(args.params, "index", indexes.Settings)
-    collection = load_collection(args.features)
+    collection, embedding = load_collection(args.features), load_embedding(args.features)
 
     searcher = build(collection.features, settings)
     index = searcher.index
     with new_folder(args.index) as folder:
         indexes.save(index, searcher.refinement, settings, collection.paths, collection.labels, folder)
+        embedding.save(folder)
     size = (args.index / indexes.INDEX_FILE).stat().st_size
     write_json(args.index.with_suffix(".json"), {
         "kind": index.kind,

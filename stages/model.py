@@ -1,7 +1,9 @@
 """Put the embedding network into files.
 
 Reads   the network, or model.file, or nothing      according to model.weights in params.yaml
-Writes  data/model/model.weights.h5                 the weights up to model.layer
+Writes  data/model/architecture.json                the network up to model.layer, and
+        data/model/model.weights.h5                 its weights, for Keras
+        data/model/network.xml, network.bin         the same from pixels to embedding, for OpenVINO
         data/model/model.json                       backbone, layer, pooling, D
         data/model.json                             the same and the weights' hash, for Git
 
@@ -17,7 +19,7 @@ from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import params, stage
+from lookalike import network, params, stage
 from lookalike.files import file_digest, new_folder, write_json
 
 
@@ -41,10 +43,10 @@ def main() -> None:
 
     from lookalike import backbones  # TensorFlow: seconds that --help and a mistake in params need not wait
 
-    network = backbones.create(settings.backbone, settings.weights, Path(settings.file), settings.layer, settings.seed)
+    model = backbones.create(settings.backbone, settings.weights, Path(settings.file), settings.layer, settings.seed)
     with new_folder(args.model) as folder:
-        description = backbones.save(network, settings.backbone, settings.weights, settings.pooling, folder)
-    sha256 = file_digest(args.model / backbones.WEIGHTS_FILE)
+        description = backbones.save(model, settings.backbone, settings.weights, settings.pooling, folder)
+    sha256 = file_digest(args.model / network.WEIGHTS_FILE)
     write_json(args.model.with_suffix(".json"), {**asdict(description), "weights_sha256": sha256})
     stage.notice(
         "model", f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"

@@ -5,6 +5,7 @@ Writes  data/processed/images.npy               uint8, (N, S, S, 3)
         data/processed/image_paths.npy          row i: the image's path below data/raw; rows are sorted by it
         data/processed/labels.npy               row i: its class, "" if it has none
         data/processed/sha256.npy               row i: SHA-256 of the original file, hex
+        data/processed/fit.txt                  preprocess.fit, which a query must share
         data/processed/rejected.csv             path, reason: what could not be decoded
         data/processed.json                     counts and shape, for Git
 
@@ -22,7 +23,7 @@ from pydantic import Field
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from lookalike import images, params, stage
-from lookalike.collection import RowWriter, save_strings
+from lookalike.collection import FIT_FILE, RowWriter, save_strings
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
 from lookalike.progress import progress_bar
@@ -69,6 +70,7 @@ def main() -> None:
         save_strings(folder / "image_paths.npy", [path for path, _, _ in kept])
         save_strings(folder / "labels.npy", [label for _, label, _ in kept])
         save_strings(folder / "sha256.npy", [sha256 for _, _, sha256 in kept])
+        (folder / FIT_FILE).write_text(f"{settings.fit}\n", encoding="utf-8")
         with (folder / "rejected.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["path", "reason"])

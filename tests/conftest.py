@@ -1,9 +1,15 @@
 """Fixtures: photographs that can be made anywhere, and a copy of the project to run stages in."""
 
 import os
+import random
+import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +93,49 @@ def copy_project(target: Path, *, outputs: bool = False) -> Project:
     project.run("git", "init", "--quiet", "--initial-branch", "main")
     project.commit("start")
     return project
+
+
+def kept_rows(cache: Path) -> int:
+    """Rows that a reader finds in the cache of embeddings."""
+    total = 0
+    for file in cache.glob("embeddings/*.sqlite"):
+        with closing(sqlite3.connect(file)) as connection, suppress(sqlite3.OperationalError):  # still without tables
+            total += connection.execute("SELECT count(*) FROM rows").fetchone()[0]
+    return total
+
+
+def killed_until_through(
+    project: Project, command: tuple[str, ...], result: Path, rows: tuple[int, int], seed: int
+) -> list[int]:
+    """Start `extract`, SIGKILL it at a random moment, and again, until `result` is there.
+
+    rows  a life may add this many to the cache, between these two, before it is killed.
+
+    Returns how many rows the cache had after each kill.
+    """
+    draw, journal = random.Random(seed), []
+    cache = Path(project.environment["LOOKALIKE_CACHE"])
+    while not result.exists():  # a kill may come between the last write and the exit
+        process = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment, stderr=subprocess.PIPE, text=True
+        )
+        enough = (journal[-1] if journal else 0) + draw.randrange(*rows)
+        deadline = time.monotonic() + 300
+        while process.poll() is None and kept_rows(cache) < enough and time.monotonic() < deadline:
+            time.sleep(draw.uniform(0, 0.02))
+        time.sleep(draw.uniform(0, 0.3))
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            with (
+                tempfile.TemporaryDirectory() as copy
+            ):  # counting mends what the kill left, which is the next life's to do
+                shutil.copytree(cache, copy, dirs_exist_ok=True)
+                journal.append(kept_rows(Path(copy)))
+        else:
+            assert process.returncode == 0, process.stderr.read()
+        process.communicate()
+    return journal
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lookalike import caches
 from lookalike.errors import LookalikeError
-from lookalike.fetch import cache_folder, fetch, parse_checksum, safe_path, tar_files
+from lookalike.fetch import fetch, parse_checksum, safe_path, tar_files
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -95,7 +96,7 @@ def status(code: int) -> Answer:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-    yield cache_folder()
+    yield caches.folder("downloads")
 
 
 def get(url: str, checksum: str = CHECKSUM) -> Path:

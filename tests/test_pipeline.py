@@ -97,6 +97,8 @@ def test_a_second_run_does_nothing(clone: Project) -> None:
         ({"index__refine__power": 1}, ["index", "evaluate", "benchmark"]),
         ({"evaluate__memory": 16}, ["evaluate"]),
         ({"extract__batch_size": 16}, ["extract"]),  # the same features: what follows is not touched
+        ({"extract__min_cosine": 0.5}, ["extract"]),  # likewise
+        ({"extract__runtime": "openvino"}, ["extract", "index", "evaluate", "benchmark"]),
         ({"model__seed": 1}, ["model", "extract", "index", "evaluate", "benchmark"]),
         ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
         ({"preprocess__image_size": 40}, ["preprocess", "extract", "index", "evaluate", "benchmark"]),

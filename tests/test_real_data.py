@@ -6,11 +6,12 @@ They are looked for in ../shared/data, or in the folder that LOOKALIKE_REAL_DATA
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, Project, killed_until_through
 
 DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", ROOT.parent / "shared" / "data")).resolve()
 ARCHIVE = DATA / "caltech-101.zip"
@@ -51,3 +52,22 @@ def test_real_weights_fit_their_backbone_and_no_other(tmp_path: Path) -> None:
     for backbone, file in ("ResNet50", MOBILENET), ("MobileNetV2", RESNET), ("ResNet101", RESNET):
         with pytest.raises(LookalikeError, match=f"does not fit {backbone}"):
             backbones.create(backbone, "file", file, "", 0)
+
+
+def test_a_killed_extraction_of_photographs_ends_in_the_same_bytes(project: Project) -> None:
+    with ARCHIVE.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    project.set(
+        download__dataset="caltech101", download__url=ARCHIVE.as_uri(), download__checksum=f"sha256:{checksum}",
+        download__limit_per_class=3, preprocess__image_size=224, model__weights="file", model__file=str(RESNET),
+        extract__runtime="openvino", extract__batch_size=8,
+    )  # fmt: skip
+    project.repro("extract")
+    features = project.folder / "data/features/features.npy"
+    undisturbed = features.read_bytes()
+    shutil.rmtree(project.environment["LOOKALIKE_CACHE"])
+    shutil.rmtree(features.parent)
+    command = ("python", "stages/extract.py", "data/processed", "data/model", "data/features")
+    journal = killed_until_through(project, command, features, rows=(20, 90), seed=0)
+    assert len(journal) >= 2 and journal == sorted(journal)
+    assert features.read_bytes() == undisturbed

@@ -112,6 +112,18 @@ def save(
     write_json(folder / DESCRIPTION_FILE, description)
 
 
+def load(folder: Path) -> Index:
+    """Open an index that `save` wrote."""
+    kind, path = load_settings(folder).kind, folder / INDEX_FILE
+    try:
+        return Index(kind, faiss.read_index(str(path)))
+    except RuntimeError as error:  # missing, cut off, or no index
+        reason = " ".join(str(error).split())[-200:]
+        raise LookalikeError(
+            f"{path} cannot be read ({reason}); make it anew: dvc repro --force index (or fetch it: dvc pull)"
+        ) from None
+
+
 def load_settings(folder: Path) -> Settings:
     """Read the settings that an index was built with."""
     path = folder / DESCRIPTION_FILE

@@ -1,8 +1,17 @@
-"""How a network is run. A runtime is a module with `load`, which returns a function from pixels to embeddings."""
+"""How a network is run. A runtime is a module that loads the network files as a function from pixels to embeddings.
 
-from collections.abc import Callable
+Importing such a module is cheap; `load` is what imports the libraries that compute, so that a run that finds everything
+in the cache, or a mistake in the settings, need not wait for them.
+"""
 
-import numpy as np
+from lookalike.runtimes import openvino, tensorflow
+from lookalike.runtimes.base import Embedder, Name, OutOfMemory, Precision, Runtime
 
-# uint8 (B, S, S, 3) -> float32 (B, D), for the one B that it was loaded for
-Embedder = Callable[[np.ndarray], np.ndarray]
+__all__ = ["Embedder", "Name", "OutOfMemory", "Precision", "Runtime", "openvino", "runtime", "tensorflow"]
+
+RUNTIMES: dict[Name, Runtime] = {"tensorflow": tensorflow, "openvino": openvino}
+
+
+def runtime(name: Name) -> Runtime:
+    """Return the runtime of that name."""
+    return RUNTIMES[name]

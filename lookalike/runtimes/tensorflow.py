@@ -1,35 +1,82 @@
-"""Run a network with TensorFlow, on the GPU if TensorFlow sees one."""
+"""Run a network with TensorFlow, on the GPU if TensorFlow sees one.
 
+Not compiled by XLA: on a CPU that takes longer (benchmarks/extraction.py), and on a GPU it was not measured.
+"""
+
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from lookalike import backbones
-from lookalike.runtimes import Embedder
-from lookalike.tf import tf
+from lookalike import machine, stage
+from lookalike.errors import LookalikeError
+from lookalike.network import ARCHITECTURE_FILE, WEIGHTS_FILE
+from lookalike.params import UNUSED
+from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
+
+NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
+CODE: tuple[str, ...] = ("runtimes/tensorflow.py", "backbones.py", "tf.py", "embedding.py")
 
 
-def devices() -> list[str]:
-    """Names of the GPUs that TensorFlow sees, or ["CPU"]."""
+def load(
+    folder: Path, image_size: int, batch_size: int, precision: Precision, calibration: Path = Path(UNUSED)
+) -> Embedder:
+    """See `Runtime.load`. float16 and bfloat16 are Keras's mixed precision: weights and pooling stay float32."""
+    if precision == "int8":
+        raise LookalikeError("extract.precision is int8, which extract.runtime=tensorflow has not; set it to openvino")
+    from lookalike import backbones
+    from lookalike.tf import tf
+
     gpus = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus] or ["CPU"]
-
-
-def load(folder: Path, image_size: int, batch_size: int, precision: str) -> Embedder:
-    """Load the network files for batches of exactly `batch_size` images of `image_size` pixels a side."""
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if machine.gpu_names() and not gpus:
+        _without_gpu(machine.gpu_names()[0])
     tf.config.experimental.enable_op_determinism()
     model = backbones.load(folder, image_size, precision)
     signature = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
     compiled = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature])
 
     def embed(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(tf.constant(pixels)))
+        try:
+            return np.asarray(compiled(tf.constant(pixels)))
+        except tf.errors.ResourceExhaustedError:
+            raise OutOfMemory(
+                f"a batch of {batch_size} images of {image_size} pixels does not fit into the memory of "
+                f"{gpus[0].name if gpus else 'this machine'}; set a smaller extract.batch_size"
+            ) from None
 
     return embed
 
 
-def version() -> str:
-    """Name and version, for the record."""
-    return f"tensorflow {tf.__version__}"
+def _without_gpu(name: str) -> None:
+    """Say that TensorFlow does not use a GPU that is there; raise if that may be another time."""
+    if not _cuda():
+        stage.notice("extract", f"{name} is not used; for TensorFlow to use it: pip install -r requirements-gpu.txt")
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        # What the CPU computes now would pass for the GPU's in the cache.
+        raise LookalikeError(
+            f"TensorFlow does not see {name}, though it has the libraries for it: look at the driver (nvidia-smi), or "
+            "go on without it: CUDA_VISIBLE_DEVICES=-1"
+        )
+
+
+def _cuda() -> list[str]:
+    packages = [f"nvidia-{name}-cu{cuda}" for cuda in (12, 13) for name in ("cudnn", "cublas")]
+    found = []
+    for package in [*packages, "tensorflow-metal"]:
+        with suppress(LookalikeError):
+            found.append(installed(package))
+    return found
+
+
+def version(precision: Precision) -> str:
+    """TensorFlow, Keras, and on a GPU the libraries that a kernel comes from."""
+    return ", ".join([installed("tensorflow"), installed("keras"), *_cuda()])
+
+
+def device() -> str:
+    """GPUs if the machine has them, the CPU and its cores, and what picks their kernels."""
+    settings = machine.environment("ONEDNN_", "DNNL_", "TF_", "XLA_", "CUDA_", "NVIDIA_", "OMP_")
+    return "; ".join(
+        [*machine.gpu_names(), machine.cpu_name(), machine.cpu_features(), f"{machine.cores()} cores", *settings]
+    )

@@ -1,0 +1,58 @@
+"""Trying which batch size is fastest here. What was found is kept in the user's cache folder: bits depend on it."""
+
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from lookalike import caches, stage
+from lookalike.embedding_cache import Recipe
+from lookalike.files import write_json
+from lookalike.runtimes import Embedder, OutOfMemory
+
+TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
+GAIN = 1.05  # a larger batch must be faster by this much: it takes more memory
+SECONDS = 2.0  # of measurement a size
+
+
+def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
+    """Find the batch size with the most images a second, or the one found earlier for the same recipe.
+
+    recipe  its own batch size does not matter.
+    load    returns the network for batches of a given size.
+
+    Doubles the batch from 8 until that gains less than 5 %, or does not fit into memory.
+    """
+    path = caches.folder("batch_sizes") / f"{recipe.fingerprint[:32]}.json"
+    try:
+        found = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
+        caches.touch(path)
+        return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not found yet
+    best, rate = TRIED[0], 0.0
+    for size in TRIED:
+        try:
+            now = _images_per_second(load(size), np.zeros((size, recipe.image_size, recipe.image_size, 3), np.uint8))
+        except OutOfMemory:
+            if not rate:
+                raise
+            break
+        if now < GAIN * rate:
+            break
+        best, rate = size, now
+    try:
+        write_json(path, {"batch_size": best})
+    except OSError as error:
+        stage.notice("extract", f"the batch size found, {best}, cannot be kept ({error}); another run may find another")
+    return best
+
+
+def _images_per_second(embedder: Embedder, batch: np.ndarray) -> float:
+    embedder(batch)  # the first call compiles
+    runs, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < SECONDS:
+        embedder(batch)
+        runs += 1
+    return runs * len(batch) / spent

@@ -1,0 +1,95 @@
+"""The network files: what `model` writes, and what extraction and queries read.
+
+A folder of five. `architecture.json` is Keras's description of the backbone up to the cut, `model.weights.h5` its
+weights. `network.xml` and `network.bin` are the same network for OpenVINO, from pixels to embedding in float32: uint8
+(B, H, W, 3) -> float32 (B, D), normalisation and pooling included, so that a query needs no TensorFlow. `model.json` is
+a `Network`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lookalike.errors import LookalikeError
+from lookalike.files import write_json
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "model.weights.h5"
+OPENVINO_FILE = "network.xml"
+OPENVINO_WEIGHTS_FILE = "network.bin"
+DESCRIPTION_FILE = "model.json"
+EMBEDDING_FILE = "embedding.json"
+# NASNet's graph is made for one size of picture; every other network takes any.
+ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the other files hold."""
+
+    backbone: str  # its name in keras.applications
+    weights: str  # random, imagenet or file
+    layer: str  # its output is pooled
+    pooling: str  # avg, max or gem
+    dim: int  # D
+    parameters: int
+    fingerprint: str  # SHA-256 over architecture, weights and pooling: whatever runs it, it is the same network
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How a collection's vectors came about, as far as a query must come about likewise.
+
+    Runtime and precision are left out: they move an embedding too little to matter to a search.
+    """
+
+    network: Network
+    image_size: int  # pixels
+    fit: str  # how a rectangle became a square
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the vectors."""
+        write_json(folder / EMBEDDING_FILE, asdict(self))
+
+
+def load_embedding(folder: Path) -> Embedding:
+    """Read it from a folder of features or of an index."""
+    path = folder / EMBEDDING_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Embedding(Network(**content.pop("network")), **content)
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; make it: dvc repro index (or fetch it: dvc pull)") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise LookalikeError(f"{path} does not describe an embedding; make it anew: dvc repro --force index") from None
+
+
+def check_same_network(wanted: Embedding, folder: Path) -> None:
+    """Raise LookalikeError unless the network files in `folder` are the network that made an embedding."""
+    here = describe(folder)
+    if here.fingerprint != wanted.network.fingerprint:
+        raise LookalikeError(
+            f"the index was made by {wanted.network.backbone} {wanted.network.fingerprint[:12]}, but {folder} holds "
+            f"{here.backbone} {here.fingerprint[:12]}, whose embeddings cannot be compared with it; make both from the "
+            "same params.yaml: dvc repro index"
+        )
+
+
+def describe(folder: Path) -> Network:
+    """Read what network a folder holds."""
+    path = folder / DESCRIPTION_FILE
+    try:
+        return Network(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise LookalikeError(f"{path} does not exist; make it: dvc repro model") from None
+    except (ValueError, TypeError):
+        raise LookalikeError(f"{path} does not describe a network; make it anew: dvc repro --force model") from None
+
+
+def check_size(network: Network, image_size: int) -> None:
+    """Raise LookalikeError if the network does not take pictures of that many pixels a side."""
+    only = ONLY_SIZE.get(network.backbone, image_size)
+    if image_size != only:
+        raise LookalikeError(
+            f"{network.backbone} takes pictures of {only} pixels a side only, but preprocess.image_size is {image_size}"
+        )

@@ -1,0 +1,77 @@
+"""Run a network with OpenVINO, on the CPU. No TensorFlow, and ready in a fraction of a second.
+
+Compiled networks are not kept: compiling takes 0.2 s, and a kept one, as large as the weights, saves half of that.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import machine, network
+from lookalike.errors import LookalikeError
+from lookalike.params import UNUSED
+from lookalike.runtimes.base import Embedder, Precision, installed
+
+NETWORK_FILES: tuple[str, ...] = (network.OPENVINO_FILE, network.OPENVINO_WEIGHTS_FILE)
+CODE: tuple[str, ...] = ("runtimes/openvino.py", "ov.py", "embedding.py")
+# int8 stands for a quantised network, in which float32 is what was not quantised.
+HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "f32"}
+CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
+
+
+def load(
+    folder: Path, image_size: int, batch_size: int, precision: Precision, calibration: Path = Path(UNUSED)
+) -> Embedder:
+    """See `Runtime.load`. bfloat16 and float16 only where the processor has instructions for them."""
+    from lookalike.ov import ov
+
+    network.check_size(network.describe(folder), image_size)
+    core = ov.Core()
+    if CAPABILITIES[precision] not in able():
+        usable = ", ".join(name for name, capability in CAPABILITIES.items() if capability in able())
+        raise LookalikeError(
+            f"extract.precision is {precision}, for which this processor ({machine.cpu_name()}) has no instructions; "
+            f"set it to one of {usable}"
+        )
+    if precision == "int8":
+        from lookalike.quantization import quantized
+
+        path = quantized(folder, image_size, calibration)
+    else:
+        path = folder / network.OPENVINO_FILE
+    try:
+        model = core.read_model(path)
+        model.reshape([batch_size, image_size, image_size, 3])
+        # One stream: every core works on the same batch, so that a row comes out after 1/n of the time.
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": 1})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LookalikeError(
+            f"{path} cannot be run at preprocess.image_size {image_size}: {reason}; choose a larger size, or make the "
+            "network anew: dvc repro --force model"
+        ) from None
+    request = compiled.create_infer_request()
+
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        request.infer([pixels], share_inputs=True)
+        return np.array(request.get_output_tensor().data)
+
+    return embed
+
+
+def able() -> list[str]:
+    """What the processor has instructions for, in OpenVINO's words."""
+    from lookalike.ov import ov
+
+    return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def version(precision: Precision) -> str:
+    """OpenVINO, and for int8 NNCF, which quantises."""
+    packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
+    return ", ".join(map(installed, packages))
+
+
+def device() -> str:
+    """The CPU, and what picks its kernels. The number of threads moves no bit (tests/test_extraction.py)."""
+    return "; ".join([machine.cpu_name(), machine.cpu_features(), *machine.environment("ONEDNN_", "DNNL_", "OV_")])

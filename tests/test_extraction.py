@@ -1,0 +1,642 @@
+"""Images to rows: every runtime, every way through the cache, killed and gone on, and always the same bits."""
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Project, copy_project, killed_until_through
+
+from lookalike import backbones, caches, calibration, embedding_cache, quantization, runtimes
+from lookalike.collection import ArrayWriter
+from lookalike.embedding import Extractor, embed
+from lookalike.embedding_cache import EmbeddingCache, Recipe
+from lookalike.errors import LookalikeError
+
+NONE = Path("data/none")
+RNG = np.random.default_rng(0)
+PIXELS = np.repeat(np.repeat(RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)  # 64 x 64
+RECIPE = Recipe("b", "l", "avg", "n", 64, "r", "float32", 4, "", "c", "p", 3)
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def make(folder: Path, backbone: str = "MobileNetV2", layer: str = "", pooling: str = "avg", seed: int = 0) -> Path:
+    folder.mkdir()
+    model = backbones.create(backbone, "random", NONE, layer, seed)
+    backbones.save(model, backbone, "random", pooling, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of 192 dimensions that runs in no time."""
+    return make(tmp_path_factory.mktemp("network") / "m", layer="block_6_expand_relu")
+
+
+def rows_of(extractor: Extractor, pixels: np.ndarray, block: int = 7) -> np.ndarray:
+    result = np.full((len(pixels), extractor.recipe.dim), np.nan, np.float32)
+    extractor.embed((pixels[start : start + block] for start in range(0, len(pixels), block)), result.__setitem__)
+    return result
+
+
+# --- the same bits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["MobileNetV2", "ResNet50", "EfficientNetV2B0", "ConvNeXtTiny"])
+def test_a_row_does_not_depend_on_its_company(tmp_path: Path, backbone: str) -> None:
+    """What the cache rests on: an image's bits are the same wherever in a batch it stands, and beside whom."""
+    folder = make(tmp_path / "m", backbone)
+    np.save(tmp_path / "calibration.npy", PIXELS[:5])
+    ways = [("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "int8")]
+    able = runtimes.openvino.able()
+    for runtime, precision in ways + [("openvino", "bfloat16")] * ("BF16" in able):
+        network = runtimes.runtime(runtime).load(folder, 64, 8, precision, tmp_path / "calibration.npy")
+        first = np.array(network(PIXELS[:8]))
+        for seed in range(3):
+            order = np.random.default_rng(seed).permutation(len(PIXELS))[:8]
+            rows = network(PIXELS[order])
+            for number, image in enumerate(order):
+                assert image >= 8 or np.array_equal(rows[number], first[image]), (runtime, precision)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer", "pooling"),
+    [("ResNet50", "", "avg"), ("ResNet50", "conv3_block4_out", "gem"), ("MobileNetV2", "", "max"),
+     ("MobileNetV3Large", "", "avg"), ("EfficientNetB0", "", "avg"), ("EfficientNetV2B0", "", "gem"),
+     ("ConvNeXtTiny", "", "avg"), ("DenseNet121", "", "avg"), ("VGG16", "", "avg"), ("Xception", "", "avg")],
+)  # fmt: skip
+def test_openvino_runs_the_network_that_keras_runs(tmp_path: Path, backbone, layer, pooling) -> None:
+    folder = make(tmp_path / "m", backbone, layer, pooling)
+    keras, ov = (runtimes.runtime(name).load(folder, 64, 4, "float32")(PIXELS[:4]) for name in runtimes.RUNTIMES)
+    cosines = (keras * ov).sum(axis=1) / np.linalg.norm(keras, axis=1) / np.linalg.norm(ov, axis=1)
+    assert cosines.min() > 0.999999
+    assert keras.std(axis=0).max() > 0
+
+
+def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", "NASNetMobile")
+    with pytest.raises(LookalikeError, match=r"NASNetMobile takes pictures of 224 pixels a side only, .* is 64"):
+        runtimes.openvino.load(folder, 64, 1, "float32")
+    assert runtimes.openvino.load(folder, 224, 1, "float32")(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 1056)
+
+
+def test_conversion_and_quantisation_give_the_same_bytes_again(tmp_path: Path, cache_folder: Path) -> None:
+    one, two = (make(tmp_path / name) for name in "ab")
+    for name in ("network.xml", "network.bin", "model.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    np.save(tmp_path / "c.npy", PIXELS)
+    first = quantization.quantized(one, 64, tmp_path / "c.npy")
+    weights = first.with_suffix(".bin").read_bytes()
+    assert quantization.quantized(two, 64, tmp_path / "c.npy") == first  # from the cache
+    first.with_suffix(".bin").write_bytes(weights[:-1])  # damaged: made anew
+    assert quantization.quantized(one, 64, tmp_path / "c.npy").with_suffix(".bin").read_bytes() == weights
+
+
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+def test_cold_resumed_and_cached_agree_bit_for_bit(small: Path, cache_folder: Path, runtime) -> None:
+    """Whatever part of the images the cache knows, in whatever order they were asked, with twins among them."""
+    draw = random.Random(0)
+    pixels = PIXELS[[0, 1, 2, 3, 1, 4, 5, 0, *range(6, 20), 19, 19]]
+    cold = rows_of(Extractor(runtime, small, 64, 4, "float32"), pixels)
+    assert np.isfinite(cold).all()
+    assert np.array_equal(cold[0], cold[7]) and not np.array_equal(cold[0], cold[1])
+    for _ in range(5):
+        shutil.rmtree(cache_folder)
+        extractor = Extractor(runtime, small, 64, 4, "float32")
+        order = draw.sample(range(len(pixels)), draw.randrange(len(pixels)))
+        rows_of(extractor, pixels[order])
+        assert np.array_equal(rows_of(extractor, pixels, block=draw.randrange(1, 9)), cold)
+        assert np.array_equal(rows_of(extractor, pixels), cold)
+
+
+def test_nothing_is_embedded_twice(small: Path) -> None:
+    """The network is counted: adding images costs those images, and going back costs nothing."""
+    runs: list[int] = []
+    extractor = Extractor("openvino", small, 64, 4, "float32")
+
+    def counted() -> Callable[[np.ndarray], np.ndarray]:
+        network = extractor.network()
+        return lambda batch: runs.append(int(batch.any(axis=(1, 2, 3)).sum())) or network(batch)
+
+    def images_run(pixels: np.ndarray) -> int:
+        runs.clear()
+        with EmbeddingCache(extractor.recipe, print) as cache:
+            embed([pixels], counted, 4, cache, lambda rows, block: None)
+        return sum(runs)
+
+    assert images_run(PIXELS[:10]) == 10
+    assert images_run(PIXELS[:10]) == 0
+    assert images_run(PIXELS) == 10
+    assert images_run(PIXELS[[3, 3, 19, 5]]) == 0
+    with EmbeddingCache(extractor.recipe, print) as cache:  # twins in other blocks, some batches on
+        runs.clear()
+        strangers = PIXELS // 2
+        blocks = [strangers[:3], strangers[[0, 3, 4, 1, 5, 6, 7, 8, 0, 3]], strangers[[9, 2, 8, 10, 11, 12, 13, 9, 7]]]
+        embed(blocks, counted, 4, cache, lambda rows, block: None)
+        assert sum(runs) == 14
+    twins = 255 - PIXELS[[0, 1, 0, 2, 3, *range(4, 20), 1, 0]]  # one in the same batch, one several batches on
+    assert images_run(twins) == 20
+
+
+def test_another_way_of_embedding_is_another_cache(tmp_path: Path, small: Path) -> None:
+    other = make(tmp_path / "other", layer="block_6_expand_relu", seed=1)
+    pooled = make(tmp_path / "pooled", layer="block_6_expand_relu", pooling="max")
+    ways = [
+        Extractor("openvino", small, 64, 4, "float32"), Extractor("tensorflow", small, 64, 4, "float32"),
+        Extractor("openvino", small, 64, 4, "bfloat16"), Extractor("openvino", small, 64, 8, "float32"),
+        Extractor("openvino", small, 96, 4, "float32"), Extractor("openvino", other, 64, 4, "float32"),
+        Extractor("openvino", pooled, 64, 4, "float32"),
+    ]  # fmt: skip
+    assert len({way.recipe.fingerprint for way in ways}) == len(ways)
+    assert Extractor("openvino", small, 64, 4, "float32").recipe == ways[0].recipe
+
+
+# --- the cache's file --------------------------------------------------------------------------------------------
+
+
+def keys_of(count: int) -> list[bytes]:
+    return [hashlib.sha256(bytes([number])).digest() for number in range(count)]
+
+
+def vectors(count: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, 3)).astype(np.float32)
+
+
+def fill(count: int = 50) -> Path:
+    with EmbeddingCache(RECIPE, print) as cache:
+        for key, row in zip(keys_of(count), vectors(count), strict=True):
+            cache.put(key, row)
+    return cache.path
+
+
+def found(told: list[str], count: int = 50) -> int:
+    """How many of the rows are there; what is there must be right."""
+    with EmbeddingCache(RECIPE, told.append) as cache:
+        known = cache.get(keys_of(count))
+    for key, row in zip(keys_of(count), vectors(count), strict=True):
+        assert key not in known or np.array_equal(known[key], row)
+    return len(known)
+
+
+def test_what_is_put_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    fill()
+    assert found([]) == 50
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("what", ["text", "empty", "truncated", "another program's", "random"])
+def test_a_file_that_is_not_a_cache_is_set_aside(what: str) -> None:
+    path = fill()
+    content = path.read_bytes()
+    if what == "another program's":
+        path.unlink()
+        with sqlite3.connect(path) as other:
+            other.execute("CREATE TABLE rows (pixels, embedding, checksum)")
+        other.close()
+    else:
+        path.write_bytes({"text": b"hello", "empty": b"", "truncated": content[: len(content) // 2],
+                          "random": RNG.bytes(len(content))}[what])  # fmt: skip
+    left = path.read_bytes()
+    told: list[str] = []
+    assert found(told) == 0
+    if what != "empty":
+        assert len(told) == 1 and "set aside" in told[0]
+        assert path.with_name(path.name + ".damaged").read_bytes() == left  # nothing is lost
+    fill()
+    assert found(told) == 50
+
+
+def test_no_flipped_byte_gives_a_wrong_row() -> None:
+    """Every 97th byte of the file is flipped in turn: rows are right or absent, and the cache can be used again."""
+    path = fill()
+    content = path.read_bytes()
+    missing = 0
+    for position in range(0, len(content), 97):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        missing += found([]) < 50
+    assert missing > 0
+    path.write_bytes(content)
+    assert found([]) == 50
+
+
+def test_a_row_of_another_length_is_absent() -> None:
+    path = fill()
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE rows SET embedding = substr(embedding, 1, 8)")
+    file.close()
+    assert found([]) == 0
+
+
+def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "write.py"
+    script.write_text(
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import test_extraction as t, time\n"
+        "with t.EmbeddingCache(t.RECIPE, print) as cache:\n"
+        "    for key, row in list(zip(t.keys_of(50), t.vectors(50)))[int(sys.argv[3])::2]:\n"
+        "        cache.put(key, row); cache.commit()\n"
+    )
+    here = Path(__file__).parent
+    writers = [subprocess.Popen([sys.executable, script, here, here.parent, str(n)]) for n in (0, 1)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    told: list[str] = []
+    assert (found(told), told) == (50, [])
+
+
+def unshared(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell command in a mount namespace of its own, or skip where the system does not let us."""
+    probe = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], check=False
+    )
+    if probe.returncode:
+        pytest.skip("mount namespaces are not to be had here")
+    wrapped = ["unshare", "--map-root-user", "--mount", "sh", "-c", command]
+    return subprocess.run(wrapped, capture_output=True, text=True, check=False, timeout=300)
+
+
+WRITE = """
+import sys; sys.path[:0] = [{here!r}, {root!r}]
+import numpy as np, test_extraction as t
+from lookalike import stage
+def main():
+    with t.EmbeddingCache(t.RECIPE, lambda text: print('told:', text)) as cache:
+        for number in range(40_000):
+            cache.put(number.to_bytes(32, 'big'), np.zeros(3, np.float32))
+            if number % 500 == 0: cache.commit()
+        print('to the end')
+stage.run('extract', main)
+"""
+
+
+@pytest.mark.parametrize("where", ["full", "read-only", "read-only and filled", "not a folder"])
+def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, where: str) -> None:
+    script = tmp_path / "write.py"
+    here = Path(__file__).parent
+    script.write_text(WRITE.format(here=str(here), root=str(here.parent)))
+    run = f"LOOKALIKE_CACHE={cache_folder} {sys.executable} {script}"
+    if where == "not a folder":
+        cache_folder.write_text("a file")
+        done = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=False)
+    elif where == "full":
+        cache_folder.mkdir()
+        done = unshared(f"mount -t tmpfs -o size=1m none {cache_folder} && {run}; status=$?; "
+                        f"ls {cache_folder}/embeddings; exit $status")  # fmt: skip
+        assert done.returncode == 1 and "to the end" not in done.stdout
+        assert re.search(r"^extract: error: .*the disk is full\. What was embedded until now is kept", done.stderr)
+        assert done.stderr.count("\n") == 1 and ".sqlite" in done.stdout
+        return
+    else:
+        cache_folder.mkdir()
+        if where == "read-only and filled":
+            fill()
+        done = unshared(
+            f"mount --bind {cache_folder} {cache_folder} && mount -o remount,bind,ro {cache_folder} && {run}"
+        )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
+    assert len(told) == 1 and "nothing can be kept there" in told[0] and "LOOKALIKE_CACHE" in told[0]
+    assert "to the end" in done.stdout
+
+
+def test_a_cache_that_is_pruned_while_it_is_written_goes_on_in_a_new_file() -> None:
+    told: list[str] = []
+    with EmbeddingCache(RECIPE, told.append) as cache:
+        for number, (key, row) in enumerate(zip(keys_of(50), vectors(50), strict=True)):
+            cache.put(key, row)
+            cache.commit()
+            if number == 20:
+                cache.path.unlink()
+    assert told == []
+    assert found([]) == 29
+
+
+def test_int8_and_batch_size_where_nothing_can_be_kept(tmp_path: Path, cache_folder: Path, small: Path) -> None:
+    np.save(tmp_path / "c.npy", PIXELS)
+    cache_folder.write_text("a file")
+    with pytest.raises(LookalikeError, match=r"networks: the int8 network cannot be kept there .* LOOKALIKE_CACHE"):
+        rows_of(Extractor("openvino", small, 64, 4, "int8", tmp_path / "c.npy"), PIXELS)
+    assert np.isfinite(rows_of(Extractor("openvino", small, 64, 0, "float32"), PIXELS)).all()
+
+
+def test_what_picks_kernels_is_part_of_the_recipe(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES]
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    assert [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES] == before
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    after = [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES]
+    assert all(one.fingerprint != other.fingerprint for one, other in zip(before, after, strict=True))
+
+
+def test_a_full_disk_keeps_what_was_committed(cache_folder: Path) -> None:
+    """SQLite is told that the disk ends here; what was there before is there afterwards."""
+    fill()
+    with EmbeddingCache(RECIPE, print) as cache:
+        pages = cache._file.execute("PRAGMA page_count").fetchone()[0]
+        cache._file.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(10_000):
+            cache.put(number.to_bytes(32, "big"), np.zeros(3, np.float32))
+        with pytest.raises(LookalikeError, match="the disk is full"):
+            cache.commit()
+        cache._waiting.clear()
+    assert found([]) == 50
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """All 1,797 digits at 64 pixels and a ResNet50, up to `extract`."""
+    project = copy_project(tmp_path_factory.mktemp("prepared") / "project")
+    project.set(extract__runtime="openvino")
+    project.run("dvc", "repro", "preprocess", "model")
+    return project
+
+
+@pytest.fixture
+def digits(prepared: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy of it, with an empty cache."""
+    subprocess.run(["cp", "-a", str(prepared.folder), str(tmp_path / "project")], check=True)
+    yield Project(tmp_path / "project")
+
+
+EXTRACT = ("python", "stages/extract.py", "data/processed", "data/model", "data/features")
+
+
+def known(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
+    """Images, and how many of them were known before, as the stage says."""
+    count, before = re.search(r"extract: (\d+) images, (\d+) of them from the cache or twins", done.stderr).groups()
+    return int(count), int(before)
+
+
+def test_a_killed_extraction_goes_on_where_it_was(digits: Project) -> None:
+    """SIGKILL at random moments, over and over, until it is through; then the bytes of an undisturbed run."""
+    done = digits.run(*EXTRACT)
+    assert known(done) == (1797, 0)
+    features = digits.folder / "data/features/features.npy"
+    undisturbed = features.read_bytes()
+    shutil.rmtree(digits.environment["LOOKALIKE_CACHE"])
+    shutil.rmtree(features.parent)
+    journal = killed_until_through(digits, EXTRACT, features, rows=(50, 400), seed=1)
+    assert len(journal) >= 3
+    assert journal == sorted(journal) and journal[-1] > 0
+    assert features.read_bytes() == undisturbed
+    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+
+
+def test_adding_ten_embeds_ten_and_going_back_none(digits: Project) -> None:
+    digits.run(*EXTRACT)
+    first = (digits.folder / "data/features/features.npy").read_bytes()
+    digits.set(download__exclude=["BACKGROUND_Google", "9"])
+    digits.run("dvc", "repro", "preprocess")
+    count, before = known(digits.run(*EXTRACT))
+    assert count == before < 1797
+    raw = digits.folder / "data/raw"
+    for number in range(10):
+        shutil.copy(sorted(raw.glob("3/*.png"))[number], raw / f"new{number}.png")
+    from PIL import Image
+
+    for number in range(10):  # another picture each, of real handwriting
+        Image.open(raw / f"new{number}.png").rotate(90).save(raw / f"new{number}.png")
+    with (raw / "labels.csv").open("a") as file:
+        file.writelines(f"new{number}.png,3\n" for number in range(10))
+    digits.run("python", "stages/preprocess.py", "data/raw", "data/processed")
+    assert known(digits.run(*EXTRACT)) == (count + 10, count)
+    digits.set(download__exclude=["BACKGROUND_Google"])
+    digits.run("dvc", "repro", "--force", "download", "preprocess")
+    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    assert (digits.folder / "data/features/features.npy").read_bytes() == first
+
+
+def test_a_run_from_the_cache_loads_no_network(digits: Project) -> None:
+    digits.set(extract__runtime="tensorflow")
+    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    again = digits.run("python", "-X", "importtime", *EXTRACT[1:])
+    assert known(again) == (1797, 1797)
+    assert not re.search(r"\| +(tensorflow|keras|openvino)$", again.stderr, re.MULTILINE)
+
+
+def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
+    command = ("python", "-m", "lookalike.calibration", "data/processed", "data/calibration.npy", "--images", "40")
+    digits.run(*command)
+    again = digits.run(*command, check=False)
+    assert again.returncode == 1 and "data/calibration.npy exists; it is frozen" in again.stderr
+    assert np.load(digits.folder / "data/calibration.npy").shape == (40, 64, 64, 3)
+    digits.set(extract__precision="int8", extract__calibration="data/calibration.npy")
+    digits.run("dvc", "repro", "--single-item", "extract")
+    import json
+
+    trace = json.loads((digits.folder / "data/features.json").read_text())
+    assert 0.99 < trace["least_cosine_to_float32"] < 0.999999
+    low = np.load(digits.folder / "data/features/features.npy")
+    digits.set(extract__precision="float32")
+    digits.run(*EXTRACT)
+    full = np.load(digits.folder / "data/features/features.npy")
+    cosines = (low * full).sum(axis=1) / np.linalg.norm(low, axis=1) / np.linalg.norm(full, axis=1)
+    assert not np.array_equal(low, full) and cosines.min() > 0.99
+    digits.set(extract__precision="int8", extract__min_cosine=0.999999)
+    refused = digits.run(*EXTRACT, check=False)
+    assert refused.returncode == 1
+    assert re.search(r"^extract: error: extract.precision int8 moves the embedding of \S+ to a cosine of 0\.99\d+ to "
+                     r"float32, below extract.min_cosine 0\.999999; ", refused.stderr, re.MULTILINE)  # fmt: skip
+    assert np.array_equal(np.load(digits.folder / "data/features/features.npy"), full)  # what was there is there
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "int8"}, "extract.precision is int8, which is calibrated on images; set images apart"),
+        ({"precision": "int8", "calibration": "none.npy"}, "extract.calibration none.npy: there is no such file"),
+        ({"precision": "int8", "calibration": "params.yaml"}, "extract.calibration params.yaml is not a readable .npy"),
+        (
+            {"precision": "int8", "calibration": "data/processed/labels.npy"},
+            r"is \(1797,\), not uint8 \(n, 64, 64, 3\)",
+        ),
+        ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
+        ({"runtime": "onnx"}, "extract.runtime is 'onnx': Input should be 'tensorflow' or 'openvino'"),
+        ({"batch_size": -1}, "extract.batch_size is -1: Input should be greater than or equal to 0"),
+    ],
+)
+def test_mistakes_are_named(digits: Project, change: dict, message: str) -> None:
+    digits.set(**{f"extract__{key}": value for key, value in change.items()})
+    done = digits.run(*EXTRACT, check=False)
+    assert done.returncode == 1
+    assert re.search(rf"^extract: error: .*{message}", done.stderr, re.MULTILINE), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_precision_that_the_processor_lacks(small: Path) -> None:
+    """float16 or bfloat16, whichever this processor has no instructions for; every known one lacks one of them."""
+    able = runtimes.openvino.able()
+    lacking = [name for name in ("float16", "bfloat16") if runtimes.openvino.CAPABILITIES[name] not in able]
+    if not lacking:
+        pytest.skip("this processor has both")
+    with pytest.raises(
+        LookalikeError, match=rf"extract.precision is {lacking[0]}, for which this processor .*one of f"
+    ):
+        runtimes.openvino.load(small, 64, 1, lacking[0])
+
+
+@pytest.mark.parametrize("broken", ["import", "package"])
+def test_a_missing_openvino_is_named(digits: Project, broken: str) -> None:
+    """Imports of it fail; or there is no sign of it at all."""
+    without = digits.folder / "without"
+    without.mkdir()
+    if broken == "import":
+        (without / "openvino.py").write_text("raise ImportError('no such library')")
+        message = "OpenVINO cannot be imported (no such library): pip install -r requirements.txt"
+    else:
+        (without / "sitecustomize.py").write_text(
+            "import importlib.metadata as m\nreal = m.version\n"
+            "def version(name):\n"
+            "    if name == 'openvino': raise m.PackageNotFoundError(name)\n"
+            "    return real(name)\n"
+            "m.version = version\n"
+        )
+        message = "openvino is not installed: pip install -r requirements.txt"
+    digits.environment["PYTHONPATH"] = str(without)
+    done = digits.run(*EXTRACT, check=False)
+    assert f"extract: error: {message}" in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_the_fastest_batch_size_is_found_once(digits: Project) -> None:
+    import json
+
+    digits.set(extract__batch_size=0, extract__runtime="openvino")
+    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    chosen = json.loads((digits.folder / "data/features.json").read_text())["batch_size"]
+    assert chosen in (8, 16, 32, 64, 128, 256, 512, 1024)
+    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+
+
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, small: Path, runtime) -> None:
+    """Peak memory of the stage at 2,000 and at 20,000 images of 32 pixels, all different, within 10 %."""
+    project = copy_project(tmp_path / "project")
+    project.set(extract__runtime=runtime)
+    shutil.copytree(small, project.folder / "data/model")
+    peaks = []
+    for count in (2_000, 20_000):
+        processed = tmp_path / f"processed{count}"
+        processed.mkdir()
+        with ArrayWriter(processed / "images.npy", (count, 32, 32, 3), np.uint8) as images:
+            for start in range(0, count, 1000):
+                images.write(np.arange(start, start + 1000), RNG.integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))
+        names = np.array([f"{row:064d}" for row in range(count)])  # as long as a hash, or a path
+        for name in ("image_paths", "labels", "sha256"):
+            np.save(processed / f"{name}.npy", names)
+        (processed / "fit.txt").write_text("pad\n")
+        script = (
+            "import resource, runpy, sys; sys.argv[0] = 'stages/extract.py';"
+            "runpy.run_path(sys.argv[0], run_name='__main__');"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = project.run("python", "-c", script, str(processed), "data/model", str(tmp_path / "features"))
+        assert known(done) == (count, 0)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert abs(peaks[1] / peaks[0] - 1) < 0.1, peaks
+
+
+def test_the_cache_is_listed_and_pruned(digits: Project) -> None:
+    digits.run(*EXTRACT)
+    root = Path(digits.environment["LOOKALIKE_CACHE"])
+    listed = digits.run("python", "-m", "lookalike.cache").stdout
+    assert re.search(
+        r"MB  \d{4}-\d\d-\d\d  embeddings  1797 images by ResNet50 conv5_block3_out avg 64 float32 32 openv", listed
+    )
+    assert f"kept in {root}" in listed
+    wrong = digits.run("python", "-m", "lookalike.cache", "prune", check=False)
+    assert wrong.returncode == 2 and "prune needs --unused-for DAYS" in wrong.stderr
+    digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1", "--keep-gb", "1")
+    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    file = next(root.glob("embeddings/*.sqlite"))
+    os.utime(file, (0, time.time() - 2 * 86_400))
+    deleted = digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1").stdout
+    assert "1797 images" in deleted and not file.exists()
+    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    for option in ("--unused-for", "--keep-gb"):
+        wrong = digits.run("python", "-m", "lookalike.cache", "prune", option, "-1", check=False)
+        assert wrong.returncode == 2 and f"{option} is -1; choose 0 or more" in wrong.stderr
+    digits.run("python", "-m", "lookalike.cache", "prune", "--keep-gb", "0")
+    assert not list(root.glob("embeddings/*"))
+
+
+def test_nothing_reports_to_its_maker() -> None:
+    """OpenVINO's converter and NNCF send usage reports unless shut off."""
+    script = (
+        "from lookalike.ov import ov; import nncf, sys; from openvino.tools.ovc import telemetry_utils as t;"
+        "from nncf.telemetry.wrapper import NNCFTelemetry, telemetry;"
+        "print(isinstance(telemetry, NNCFTelemetry), t.tm.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                          cwd=Path(__file__).parents[1])  # fmt: skip
+    assert done.stdout.split() == ["False", "openvino.tools.ovc.telemetry_stub"]
+
+
+# --- a first search ----------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_searched_without_tensorflow(digits: Project) -> None:
+    digits.run(*EXTRACT)
+    digits.run("python", "stages/index.py", "data/features", "data/index")
+    picture = sorted((digits.folder / "data/raw/3").iterdir())[5].relative_to(digits.folder).as_posix()
+    done = digits.run("python", "-X", "importtime", "-m", "lookalike.search", picture, "-k", "5")
+    assert not re.search(r"\| +(tensorflow|keras|scipy|sklearn)$", done.stderr, re.MULTILINE)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert "data/raw/" + lines[0][3] == picture
+    assert [line[2] for line in lines].count("3") >= 4
+    assert float(lines[0][1]) >= float(lines[4][1]) > 0.5
+
+    for arguments, message in (
+        (["params.yaml"], "params.yaml: not an image in a known format"),
+        (["nothing.png"], "No such file or directory: 'nothing.png'"),
+        ([picture, "-k", "0"], "k is 0, but the index holds 1797 images"),
+        ([picture, "-k", "1798"], "k is 1798, but the index holds 1797 images; choose 1 to 1797"),
+        ([picture, "--index", "nowhere"], "nowhere/embedding.json does not exist; make it: dvc repro index"),
+    ):
+        wrong = digits.run("python", "-m", "lookalike.search", *arguments, check=False)
+        assert wrong.returncode == 1 and message in wrong.stderr and "Traceback" not in wrong.stderr
+    index = digits.folder / "data/index/index.faiss"
+    whole = index.read_bytes()
+    index.write_bytes(whole[: len(whole) // 2])
+    wrong = digits.run("python", "-m", "lookalike.search", picture, check=False)
+    assert wrong.returncode == 1 and "index.faiss cannot be read" in wrong.stderr and wrong.stderr.count("\n") == 1
+    index.write_bytes(whole)
+
+    digits.set(model__seed=1)
+    digits.run("python", "stages/model.py", "data/model")
+    wrong = digits.run("python", "-m", "lookalike.search", picture, check=False)
+    assert wrong.returncode == 1
+    assert re.search(r"search: error: the index was made by ResNet50 \w+, but data/model holds ResNet50 \w+, whose",
+                     wrong.stderr)  # fmt: skip
+
+
+def test_a_draw_of_calibration_images_is_seeded() -> None:
+    one, again, other = (calibration.draw(PIXELS, 5, seed) for seed in (0, 0, 1))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert np.array_equal(calibration.draw(PIXELS, 100, 0), PIXELS)
+
+
+def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert caches.folder("embeddings") == tmp_path / "cache/embeddings"
+    monkeypatch.delenv("LOOKALIKE_CACHE")
+    assert caches.folder("embeddings").parts[-2:] == ("lookalike", "embeddings")
+    assert embedding_cache.FORMAT == 1
