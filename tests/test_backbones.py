@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lookalike import backbones
-from lookalike.embedding import embed
+from lookalike import network as network_files
 from lookalike.errors import LookalikeError
 from lookalike.runtimes import tensorflow
 
@@ -22,7 +22,9 @@ def network(folder: Path, backbone: str = "MobileNetV2", layer: str = "", poolin
 
 def embeddings(folder: Path, batch_size: int = 4, precision: str = "float32") -> np.ndarray:
     embedder = tensorflow.load(folder, 64, batch_size, precision)
-    return np.concatenate(list(embed(PIXELS, embedder, batch_size)))
+    blocks = [PIXELS[start : start + batch_size] for start in range(0, len(PIXELS), batch_size)]
+    black = np.zeros((batch_size, 64, 64, 3), np.uint8)
+    return np.concatenate([embedder(np.concatenate([block, black])[:batch_size])[: len(block)] for block in blocks])
 
 
 def test_the_promised_backbones_are_there() -> None:
@@ -85,15 +87,15 @@ def test_poolings_are_ordered(tmp_path: Path) -> None:
 
 
 def test_a_cut_network_is_smaller_and_described(tmp_path: Path) -> None:
-    cut = backbones.describe(network(tmp_path / "m", layer="block_6_expand_relu"))
+    cut = network_files.describe(network(tmp_path / "m", layer="block_6_expand_relu"))
     assert (cut.layer, cut.dim) == ("block_6_expand_relu", 192)
-    assert cut.parameters < backbones.describe(network(tmp_path / "w")).parameters
+    assert cut.parameters < network_files.describe(network(tmp_path / "w")).parameters
     assert embeddings(tmp_path / "m").shape == (7, 192)
 
 
 def test_the_seed_decides_the_weights_bit_for_bit(tmp_path: Path) -> None:
     one, again, other = (network(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    files = [(folder / backbones.WEIGHTS_FILE).read_bytes() for folder in (one, again, other)]
+    files = [(folder / network_files.WEIGHTS_FILE).read_bytes() for folder in (one, again, other)]
     assert files[0] == files[1] != files[2]
 
 
@@ -147,7 +149,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(LookalikeError, match=r"EfficientNetB0 with a layer more for its own ImageNet weights"):
         backbones.create("EfficientNetB0", "file", broken, "", 0)
     with pytest.raises(LookalikeError, match=r"model\.json does not exist; make it: dvc repro model"):
-        backbones.describe(tmp_path)
+        network_files.describe(tmp_path)
     # A closed port in place of the internet, whatever this machine can reach; and an empty weights cache.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))

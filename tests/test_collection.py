@@ -97,7 +97,7 @@ def test_pixels_are_checked(tmp_path: Path) -> None:
 
 def test_features_of_other_images_are_refused() -> None:
     paths, none = np.array(["a", "b"]), np.zeros((2, 1), np.float32)
-    images = Images(none, paths, paths, paths)
+    images = Images(none, paths, paths, paths, "pad")
     check_same_images(images, Collection(none, paths, paths))
     with pytest.raises(LookalikeError, match="come from different runs"):
         check_same_images(images, Collection(none, paths[::-1], paths))

@@ -71,7 +71,7 @@ def test_every_key_has_a_comment_above_it() -> None:
         ("index", "ef_search: 64", "ef_serach: 64", r"unknown key index\.hnsw\.ef_serach; did you mean ef_search\?"),
         ("protocol", "fraction: 0.2", "fraction: 1.0", r"protocol\.fraction is 1\.0: .*less than 1"),
         ("model", "model:\n", "modle:\n", r"unknown section 'modle'; did you mean model\?"),
-        ("model", "seed: 0\n\nextract", "seed: [\n\nextract", r"is not YAML"),
+        ("model", "seed: 0\n\n# Whatever", "seed: [\n\n# Whatever", r"is not YAML"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, section: str, old: str, new: str, message: str) -> None:
