@@ -13,7 +13,7 @@ import numpy as np
 from lookalike.errors import LookalikeError
 
 FIT_FILE = "fit.txt"
-BLOCK = 1 << 23  # bytes of pixels that are read at a time
+BLOCK = 1 << 21  # bytes of pixels that are read at a time
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def check_same_images(images: Images, collection: Collection) -> None:
 
 
 def pixel_blocks(folder: Path) -> Iterator[np.ndarray]:
-    """Read the pixels of what `preprocess` wrote, uint8 (b, S, S, 3) at a time, a few megabytes each.
+    """Read the pixels of what `preprocess` wrote, uint8 (b, S, S, 3) at a time, at most 2 MB or one image.
 
     Read, not mapped: pages of a map count as the process's memory, which should not grow with N.
     """
