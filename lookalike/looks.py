@@ -1,10 +1,10 @@
 """What a person looks at in a result: worst queries, confusions, near-duplicates, a map. Tables and picture lists."""
 
-import faiss
 import numpy as np
 import pandas as pd
 
 from lookalike.evaluation import Evaluation
+from lookalike.fa import faiss, matrix_products
 from lookalike.plots import Example, Hit
 from lookalike.protocol import Split
 from lookalike.vectors import unit_length
@@ -78,7 +78,8 @@ def near_duplicates(
     if not len(labelled):
         return pd.DataFrame(columns=["path", "label", "other_path", "other_label", "cosine", "same_bytes"])
     vectors = unit_length(features[labelled])
-    cosines, rows = faiss.knn(vectors, vectors, min(50, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
+    with matrix_products():
+        cosines, rows = faiss.knn(vectors, vectors, min(50, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     one, place = np.nonzero(labels[labelled][rows] != labels[labelled][:, None])
     ends = np.sort(np.stack([labelled[one], labelled[rows[one, place]]], axis=1), axis=1)  # (pairs, 2)
     pairs, where = np.unique(ends, axis=0, return_index=True)  # a pair may be found from either end

@@ -147,6 +147,22 @@ def example_queries(examples: list[Example], title: str, path: Path) -> None:
 
 
 @own_style
+def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
+    """Milliseconds a query against recall, for each method: what finding more costs."""
+    figure, axes = _new(5.5, 4.5)
+    for (method, rows), colour in zip(curve.groupby("method", sort=False), (GREY, BLUE, GREEN, RED), strict=False):
+        axes.plot(rows["recall"], rows["p50_ms"], color=colour, marker="o", markersize=4, label=method)
+        for row in rows.itertuples() if len(rows) > 1 else ():
+            axes.annotate(str(row.effort), (row.recall, row.p50_ms), fontsize=7, xytext=(-4, 4), ha="right",
+                          textcoords="offset points", color=colour)  # fmt: skip
+    axes.set(xlabel="Recall against exact search", ylabel="Milliseconds a query (median)", yscale="log")
+    axes.set_title(f"Finding more costs time: {images:,} images")
+    if len(curve):
+        axes.legend(loc="upper left", frameon=False, title="effort beside each point", title_fontsize=8)
+    _save(figure, path)
+
+
+@own_style
 def message(text: str, path: Path) -> None:
     """A figure that says why there is nothing to draw."""
     figure, axes = _new(5.5, 2)

@@ -19,16 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import faiss
 import numpy as np
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from lookalike.errors import LookalikeError
+from lookalike.fa import faiss, matrix_products
 from lookalike.params import Section
 from lookalike.vectors import unit_length
 
 BLOCK = 4096  # rows held in float64 at a time
+EXACT_NEIGHBOURS = 100_000  # images up to which augmentation compares all with all
+JOIN_WEIGHT = 0.2  # with it, images that join are found as often as others (benchmarks/changes.py)
+NEIGHBOUR_LISTS = 16  # looked into for an image's neighbours, of four times the square root of the images
 NEIGHBOUR_BYTES = 1 << 27  # that the neighbours of the rows under way may take
 # k1, k2 and lambda of the paper, whose 20, 6 and 0.3 were set for pedestrians; k1 chosen on validation queries here
 RECIPROCAL, LOCAL, ORIGINAL_WEIGHT = 30, 6, 0.3
@@ -96,18 +99,19 @@ class Refinement:
         """Power and projection, the same for gallery and query: float32 (N, D) -> float32 (N, d), unit length."""
         if not self.settings.pca:
             return _powered(features, self.settings.power)
-        blocks = [
-            (_powered(features[start : start + BLOCK], self.settings.power) - self.mean) @ self.components
-            for start in range(0, len(features), BLOCK)
-        ]
-        return unit_length(np.concatenate(blocks) if blocks else np.zeros((0, self.settings.pca), np.float32))
+        result = np.empty((len(features), self.settings.pca), np.float32)
+        for start in range(0, len(features), BLOCK):
+            block = _powered(features[start : start + BLOCK], self.settings.power) - self.mean
+            result[start : start + BLOCK] = unit_length(block @ self.components)
+        return result
 
     def gallery(self, features: np.ndarray) -> np.ndarray:
         """The vectors to search among: projected, and each the weighted mean of its neighbourhood.
 
             x_i <- sum over j among the n nearest of x_i, itself included, of max(cos(x_i, x_j), 0)^alpha x_j
 
-        float32 (N, D) -> float32 (N, d), unit length.
+        float32 (N, D) -> float32 (N, d), unit length. Beside both it holds twice N d floats, and 128 MB of neighbours.
+        Above 100,000 images the nearest are looked for in the nearest lists only: all with all would take hours.
         """
         vectors = self.project(features)
         count = min(self.settings.augment, len(vectors))
@@ -115,11 +119,32 @@ class Refinement:
             return vectors
         augmented = np.empty_like(vectors)
         step = max(1, NEIGHBOUR_BYTES // (count * vectors.shape[1] * 4))
-        for start in range(0, len(vectors), step):
-            block = vectors[start : start + step]
-            cosines, rows = faiss.knn(block, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)  # (B, n)
-            augmented[start : start + step] = self._weighted_sum(cosines, vectors[rows])
-        return unit_length(augmented)
+        with matrix_products():
+            nearest = _among(vectors)
+            for start in range(0, len(vectors), step):
+                cosines, rows = nearest(vectors[start : start + step], count)  # (B, n)
+                sums = self._weighted_sum(np.where(rows < 0, 0, cosines), vectors[rows])
+                augmented[start : start + step] = unit_length(sums)
+        return augmented
+
+    def join(self, vectors: np.ndarray, nearest: Nearest, stored: Vectors) -> np.ndarray:
+        """What vectors become that join a gallery later, whose own vectors do not move.
+
+            x <- x + w sum over the n - 1 nearest gallery vectors g of max(cos(x, g), 0)^alpha g
+
+        w is JOIN_WEIGHT, not 1: the gallery's vectors are means already, and means of means would be found too often.
+
+        vectors  float32, (B, d), projected.
+        nearest  finds gallery vectors; `stored` gives those of rows it found.
+
+        Returns float32, (B, d), unit length.
+        """
+        count = self.settings.augment - 1  # the first of its neighbours is itself, with weight 1
+        if count < 1:
+            return vectors
+        cosines, rows = nearest(vectors, count)
+        neighbours = self._weighted_sum(np.where(rows < 0, 0, cosines), stored(rows))
+        return unit_length(vectors + np.float32(JOIN_WEIGHT) * neighbours)
 
     def expand(self, queries: np.ndarray, nearest: Nearest, vectors: Vectors) -> np.ndarray:
         """Alpha query expansion: a query is joined by its n nearest gallery vectors g; without it, the query itself.
@@ -211,6 +236,29 @@ def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np
     return mean, variances[::-1], vectors[:, ::-1]  # scipy's ascend
 
 
+def _among(vectors: np.ndarray) -> Nearest:
+    """What finds nearest vectors among float32 (N, d): exactly, or for many in lists around centroids."""
+    count, dim = vectors.shape
+    if count <= EXACT_NEIGHBOURS:
+        return lambda queries, n: faiss.knn(queries, vectors, n, metric=faiss.METRIC_INNER_PRODUCT)
+    lists = int(4 * count**0.5)
+    coarse = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.spherical, index.cp.seed = True, 0
+    index.nprobe = NEIGHBOUR_LISTS
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # several sum up centroids in another order
+    index.train(vectors[:: max(1, count // (64 * lists))])
+    faiss.omp_set_num_threads(threads)
+    for start in range(0, count, BLOCK):
+        index.add(vectors[start : start + BLOCK])
+    return lambda queries, n: index.search(queries, n)
+
+
 def _powered(features: np.ndarray, power: float) -> np.ndarray:
     vectors = unit_length(np.asarray(features, dtype=np.float32))
-    return vectors if power == 1 else unit_length(np.sign(vectors) * np.abs(vectors) ** np.float32(power))
+    if power == 1:
+        return vectors
+    magnitudes = np.abs(vectors)
+    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes ** np.float32(power)  # the root is far quicker
+    return unit_length(np.copysign(magnitudes, vectors))

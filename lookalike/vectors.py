@@ -9,8 +9,7 @@ PRODUCT = 64  # rows multiplied at a time
 
 def without_direction(vectors: np.ndarray) -> np.ndarray:
     """Rows of (N, D) that are zero or not finite, and so have no cosine with anything."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    return np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    return _without_direction(np.linalg.norm(vectors, axis=1))
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -20,14 +19,19 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
 
     Returns float32, (N, D). Raises LookalikeError for a row that is zero or not finite: it has no direction.
     """
-    bad = without_direction(vectors)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = _without_direction(lengths)
     if len(bad):
         raise LookalikeError(
             f"{len(bad)} of {len(vectors)} vectors are zero or not finite, the first in row {bad[0]}, so they have no "
             "cosine. Were they read like that, rebuild them: dvc repro --force extract; were they refined into it, the "
             "images are too much alike for index.refine"
         )
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(vectors / lengths, dtype=np.float32)
+
+
+def _without_direction(lengths: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
 
 
 def product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:

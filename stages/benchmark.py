@@ -5,16 +5,19 @@ Reads   data/features                   what is searched
         data/processed                  the files' hashes, which decide the split
 Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
         plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index
+        plots/operating_curve.csv       method, effort, recall, milliseconds: what looking harder costs, and a picture
+        plots/operating_curve.png       of it
 
 brute_force is what a notebook does: scikit-learn's cosine_similarity of one query with all features, numpy.argsort.
 The others take the same feature vector and do all that a search does, projection and query expansion included: flat
-compares the refined query with every refined vector, exactly; the kind that ships is timed and, by its recall@10,
-compared with flat. Queries are those of section protocol; the gallery is refined and indexed anew in memory
-with the settings of data/index.
+compares the refined query with every refined vector, exactly; the index that ships is timed and, by its recall@10,
+compared with flat. Queries are those of section protocol; the gallery is refined and indexed anew in memory, as
+data/index was built and tuned. The operating curve leaves projection and expansion out; where flat ships, it also has
+a graph, to see what it would give.
 
 Timings differ from run to run; compare the two methods of one run, never two runs.
 
-    python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots/latency.csv
+    python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots
 """
 
 import os
@@ -24,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import faiss
 import numpy as np
 import pandas as pd
 from pydantic import Field
@@ -33,15 +35,19 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, params, protocol, stage
+from lookalike import indexes, params, plots, protocol, stage
 from lookalike.collection import check_same_images, load_collection, load_images
-from lookalike.files import new_file, write_json
+from lookalike.fa import faiss
+from lookalike.files import new_files, write_json
 from lookalike.machine import cpu_name
 from lookalike.progress import progress_bar
 from lookalike.refine import Refinement
 from lookalike.searcher import Searcher
 
 K = 10
+FLAT = indexes.Design(kind="flat", storage="float32")
+GRAPH = indexes.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=K)
+MOST_EFFORT = 1024  # efSearch on the operating curve
 WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
 
 
@@ -60,7 +66,7 @@ def main() -> None:
     parser.add_argument("index", type=Path, help="what index wrote")
     parser.add_argument("processed", type=Path, help="what preprocess wrote")
     parser.add_argument("metrics", type=Path, help="JSON file to write")
-    parser.add_argument("table", type=Path, help="CSV file to write")
+    parser.add_argument("plots", type=Path, help="folder to write tables and a figure into")
     args = parser.parse_args()
     settings = params.load(args.params, "benchmark", Settings)
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
@@ -71,31 +77,31 @@ def main() -> None:
     count = len(split.queries)
     chosen = np.unique(np.linspace(0, count - 1, min(settings.queries, count)).round().astype(int))  # of every class
     queries = np.array(collection.features[split.queries[chosen]])
-    index_settings = indexes.load_settings(args.index)
+    plan = indexes.load_plan(args.index)
     if (split.exclude >= 0).any():
         stage.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
-    refinement = Refinement.fit(features, index_settings.refine)
+    refinement = Refinement.fit(features, plan.refine)
     gallery = refinement.gallery(features)
-    index = indexes.build(gallery, index_settings)
+    index, exact = plan.build(gallery), indexes.build(gallery, FLAT)
     k = min(K, len(features))
     report: dict[str, Any] = {"queries": len(queries), "gallery": len(features), "dim": features.shape[1]}
-
-    searcher = Searcher(refinement, index)
-    exact = Searcher(refinement, indexes.build(gallery, index_settings.model_copy(update={"kind": "flat"})))
 
     def brute_force(query: np.ndarray) -> np.ndarray:
         return np.asarray(np.argsort(-cosine_similarity(query[np.newaxis], features)[0])[:k])
 
-    def by(chosen: Searcher) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda query: np.asarray(chosen.search(query[np.newaxis], k)[1][0])
+    def by(chosen: indexes.Index) -> Callable[[np.ndarray], np.ndarray]:
+        searcher = Searcher(refinement, chosen)
+        return lambda query: np.asarray(searcher.search(query[np.newaxis], k)[1][0])
 
-    methods = {"brute_force": brute_force, "flat": by(exact), index.kind: by(searcher)}
+    methods = {"brute_force": brute_force, "flat": by(exact), index.kind: by(index)}
     faiss.omp_set_num_threads(settings.threads)
     with threadpool_limits(settings.threads):
         seconds, found = measure(methods, queries, settings.repeats)
+        graph = index if index.kind != "flat" else indexes.build(gallery, GRAPH)
+        curve = operating_curve([exact, graph], refinement.project(queries), k, settings.repeats)
     for method, memory in {
         "brute_force": features.nbytes,
-        "flat": exact.index.nbytes,
+        "flat": exact.nbytes,
         index.kind: index.nbytes,
     }.items():
         report[method] = percentiles(seconds[method]) | {"bytes": memory}
@@ -108,8 +114,34 @@ def main() -> None:
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
     report["machine"] = {"threads": settings.threads, "cores": os.cpu_count(), "cpu": cpu_name()}
     write_json(args.metrics, report)
-    with new_file(args.table) as partial:
-        table(seconds, index.kind).to_csv(partial, index=False, lineterminator="\n")
+    with new_files(args.plots) as folder:
+        for name, content in {"latency": table(seconds, index.kind), "operating_curve": curve}.items():
+            content.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        plots.operating_curve(curve, len(features), folder / "operating_curve.png")
+
+
+def operating_curve(chosen: list[indexes.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
+    """method, effort, recall, p50_ms: the search alone, its effort doubled until it looks at all.
+
+    queries  float32, (Q, d), projected. Recall@k is the share of the first method's rows that another finds.
+    """
+    ways: dict[str, indexes.Index] = {}
+    for index in chosen:
+        most = index.design.lists or (min(MOST_EFFORT, len(index)) if index.kind == "hnsw" else 1)
+        efforts = [2**power for power in range(most.bit_length())]
+        efforts = [effort for effort in efforts if effort >= K] if index.kind == "hnsw" else efforts
+        ways |= {f"{index.kind} {effort}": index.tuned(effort) for effort in efforts or [most]}
+
+    def by(index: indexes.Index) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda query: np.asarray(index.search(query[np.newaxis], k)[1][0])
+
+    seconds, found = measure({name: by(index) for name, index in ways.items()}, queries, repeats)
+    exact = found[next(iter(ways))] if ways else []
+    rows = []
+    for name, index in ways.items() if len(queries) else ():
+        recall = np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found[name], strict=True)])
+        rows.append((index.kind, index.design.effort, round(float(recall), 6), percentiles(seconds[name])["p50_ms"]))
+    return pd.DataFrame(rows, columns=["method", "effort", "recall", "p50_ms"])
 
 
 def measure(

@@ -75,7 +75,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "evaluate", Settings)
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
-    index_settings = indexes.load_settings(args.index)
+    plan = indexes.load_plan(args.index)
     collection, images = load_collection(args.features), load_images(args.processed)
     check_same_images(images, collection)
     features, labels = collection.features, collection.labels
@@ -83,7 +83,7 @@ def main() -> None:
     split = protocol.split(collection.paths, labels, images.sha256, protocol_settings)
     for note in split.notes:
         stage.notice("evaluate", note)
-    refinement = Refinement.fit(features[split.gallery], index_settings.refine)
+    refinement = Refinement.fit(features[split.gallery], plan.refine)
     gallery = refinement.gallery(features[split.gallery])
     result = measure(features, labels, split, refinement, gallery, settings)
     raw = fit_and_measure(features, labels, split, OFF, settings)
@@ -94,12 +94,13 @@ def main() -> None:
         headline |= {"queries": 0, "unmeasurable": split.unmeasurable}
     else:
         spread = over_seeds(
-            result, collection.paths, features, labels, images.sha256, protocol_settings, index_settings, settings
+            result, collection.paths, features, labels, images.sha256, protocol_settings, plan.refine, settings
         )
         table = table.merge(spread, on="figure", how="left")
         warn(result, table)
-        searcher = Searcher(refinement, indexes.build(gallery, index_settings))
-        headline = figures_of(table) | shipped(searcher, features, labels, split) | headline
+        index = plan.build(gallery)
+        searcher = Searcher(refinement, index)
+        headline = figures_of(table) | shipped(searcher, index.kind, features, labels, split) | headline
         stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
                                  f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
 
@@ -168,7 +169,7 @@ def figures_of(table: pd.DataFrame) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if np.isfinite(value)}  # one split has no spread
 
 
-def shipped(searcher: Searcher, features: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
+def shipped(searcher: Searcher, kind: str, features: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
     """P@10 through the kind of index that ships: its distance from the exact P@10 is what approximation costs."""
     k = min(SHIPPED_K, len(searcher.index))
     found = []
@@ -176,12 +177,12 @@ def shipped(searcher: Searcher, features: np.ndarray, labels: np.ndarray, split:
         block = slice(start, start + BLOCK)
         _, rows = searcher.search(features[split.queries[block]], k, split.exclude[block])
         found.append((labels[split.gallery][rows] == labels[split.queries[block]][:, None]) & (rows >= 0))  # (B, k)
-    return {f"P@{k}_{searcher.index.kind}": float(metrics.precision_at_k(np.concatenate(found), k).mean())}
+    return {f"P@{k}_{kind}": float(metrics.precision_at_k(np.concatenate(found), k).mean())}
 
 
 def over_seeds(
     result: Evaluation, paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
-    protocol_settings: protocol.Settings, index_settings: indexes.Settings, settings: Settings,
+    protocol_settings: protocol.Settings, refine: RefineSettings, settings: Settings,
 ) -> pd.DataFrame:  # fmt: skip
     """figure, seeds_mean, seeds_sd: over split seeds counted up from the protocol's; no row if there is one split.
 
@@ -192,7 +193,7 @@ def over_seeds(
     values = [evaluation.means(result)]
     for seed in range(protocol_settings.seed + 1, protocol_settings.seed + settings.split_seeds):
         split = protocol.split(paths, labels, sha256, protocol_settings.model_copy(update={"seed": seed}))
-        values.append(evaluation.means(fit_and_measure(features, labels, split, index_settings.refine, settings)))
+        values.append(evaluation.means(fit_and_measure(features, labels, split, refine, settings)))
     table = pd.DataFrame(values)
     return pd.DataFrame({"seeds_mean": table.mean(), "seeds_sd": table.std()}).rename_axis("figure").reset_index()
 

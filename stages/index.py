@@ -4,11 +4,11 @@ Reads   data/features                   features.npy float32 (N, D), image_paths
 Writes  data/index/index.faiss          N refined unit vectors of d dimensions, searchable by cosine
         data/index/mean.npy             float32, (D,), and
         data/index/components.npy       float32, (D, d): the projection that a query goes through; empty without PCA
-        data/index/index.json           kind, settings, N, d
+        data/index/index.json           what was chosen, why, how well it finds; settings, N, d
         data/index/image_paths.npy      row i names vector i
         data/index/embedding.json       network and picture size and fit, which a query must share
         data/index/labels.npy           row i: its class, "" if it has none
-        data/index.json                 counts and sizes, for Git
+        data/index.json                 counts, and every file's digest, by which a search trusts them; for Git
 
     python stages/index.py data/features data/index
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, params, stage
+from lookalike import indexes, manifest, params, stage
 from lookalike.collection import load_collection
 from lookalike.files import new_folder, write_json
 from lookalike.network import load_embedding
+from lookalike.progress import progress_bar
 from lookalike.searcher import build
 
 
@@ -34,21 +35,35 @@ def main() -> None:
     settings = params.load(args.params, "index", indexes.Settings)
     collection, embedding = load_collection(args.features), load_embedding(args.features)
 
-    searcher = build(collection.features, settings)
-    index = searcher.index
+    with progress_bar("index", len(collection.paths), "vector") as bar:
+
+        def progress(rows: int) -> None:
+            if bar.n >= len(collection.paths):  # another kind of index, from the start
+                bar.reset()
+            bar.update(rows)
+
+        refinement, tuned, why = build(
+            collection.features, settings, lambda message: stage.notice("index", message), progress
+        )
     with new_folder(args.index) as folder:
-        indexes.save(index, searcher.refinement, settings, collection.paths, collection.labels, folder)
+        indexes.save(tuned, why, refinement, settings, collection.paths, collection.labels, folder)
         embedding.save(folder)
-    size = (args.index / indexes.INDEX_FILE).stat().st_size
+        files = manifest.digests(folder)
+        size = (folder / indexes.INDEX_FILE).stat().st_size
+    index, design = tuned.index, tuned.index.design
     write_json(args.index.with_suffix(".json"), {
-        "kind": index.kind,
+        "kind": design.kind,
+        "storage": design.storage,
+        "effort": design.effort,
+        "recall@10": round(tuned.recall, 6),
         "images": len(index),
         "dim": index.dim,
-        "dtype": "float32",
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
+        "files": files,
     })  # fmt: skip
-    stage.notice("index", f"{index.kind}, {len(index)} vectors of {index.dim} dimensions, {size / 1e6:.1f} MB")
+    looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"
+    stage.notice("index", f"{design.kind}, {design.storage}: {why}; {looked}")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,16 @@ def test_tensorflow_is_imported_in_one_place() -> None:
         assert "lookalike/tf.py" not in project_files(ROOT / "stages" / f"{name}.py")
 
 
+def test_faiss_is_imported_in_one_place() -> None:
+    """Where its settings are made, on which the bits of a search depend."""
+    importers = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "lookalike").rglob("*.py")
+        if re.search(r"^\s*(import|from) faiss\b", path.read_text(), re.MULTILINE)
+    }
+    assert importers == {"lookalike/fa.py"}
+
+
 def test_params_of_dvc_yaml_exist() -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     for stage in STAGES.values():

@@ -68,7 +68,12 @@ def test_every_key_has_a_comment_above_it() -> None:
         ("preprocess", "image_size: 64", "image_size: '64'", r"preprocess\.image_size is '64': .*valid integer"),
         ("preprocess", "fit: pad", "fit: squash", r"preprocess\.fit is 'squash': .*'crop', 'pad' or 'stretch'"),
         ("download", "dataset: digits", "dataset: digit", r"download\.dataset is 'digit': .*'digits', 'caltech101'"),
-        ("index", "ef_search: 64", "ef_serach: 64", r"unknown key index\.hnsw\.ef_serach; did you mean ef_search\?"),
+        (
+            "index",
+            "ef_construction: 200",
+            "ef_construct: 200",
+            r"unknown key index\.hnsw\.ef_construct; did you mean ef_con",
+        ),
         ("protocol", "fraction: 0.2", "fraction: 1.0", r"protocol\.fraction is 1\.0: .*less than 1"),
         ("model", "model:\n", "modle:\n", r"unknown section 'modle'; did you mean model\?"),
         ("model", "seed: 0\n\n# Whatever", "seed: [\n\n# Whatever", r"is not YAML"),

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from lookalike import evaluation, indexes, protocol, searcher
+from lookalike import evaluation, indexes, protocol
 from lookalike.bootstrap import interval
 from lookalike.errors import LookalikeError
 from lookalike.params import UNUSED
 from lookalike.protocol import Split
 from lookalike.ranking import map_rankings
 from lookalike.refine import OFF, Refinement, Settings, rerank
+from lookalike.searcher import Searcher
 from lookalike.vectors import unit_length
 
 RNG = np.random.default_rng(0)
@@ -79,9 +80,11 @@ def exact(refinement: Refinement, features: np.ndarray, gallery: np.ndarray, exc
     return found
 
 
-def index_settings(kind: str, chosen: Settings) -> indexes.Settings:
-    graph = {"neighbors": 32, "ef_construction": 400, "ef_search": 400}
-    return indexes.Settings.model_validate({"kind": kind, "hnsw": graph, "refine": chosen.model_dump()})
+def searcher_of(kind: str, features: np.ndarray, chosen: Settings) -> Searcher:
+    refinement = Refinement.fit(features, chosen)
+    graph = {"neighbors": 32, "ef_construction": 400, "effort": 400} if kind == "hnsw" else {}
+    design = indexes.Design(kind=kind, storage="float32", **graph)
+    return Searcher(refinement, indexes.build(refinement.gallery(features), design))
 
 
 def test_query_expansion_by_its_definition() -> None:
@@ -137,7 +140,7 @@ def test_order_is_that_of_a_stable_sort() -> None:
 @pytest.mark.parametrize("chosen", [OFF, FULL, changed(rerank=40, pca=10), changed(expand=4, rerank=40, augment=3)])
 def test_the_searcher_finds_what_the_evaluation_ranks(kind: str, chosen: Settings) -> None:
     """One code path: through an index that misses nothing here, the faces' search gives the measured ranking."""
-    built = searcher.build(FEATURES[20:], index_settings(kind, chosen))
+    built = searcher_of(kind, FEATURES[20:], chosen)
     cosines, rows = built.search(FEATURES[:20], 10)
     ranked = exact(built.refinement, FEATURES[:20], built.refinement.gallery(FEATURES[20:]))
     assert np.allclose(cosines, ranked.cosines[:, :10], atol=1e-5)
@@ -151,7 +154,7 @@ def test_excluded_rows_are_neither_found_nor_used(chosen: Settings) -> None:
     without = [np.setdiff1d(np.arange(240), rows) for rows in ([3, 7], [7])]
     refinement = Refinement.fit(FEATURES, chosen)
     ranked = exact(refinement, FEATURES[[3, 7]], unit_length(FEATURES), exclude)
-    _, found = searcher.build(FEATURES, index_settings("flat", chosen)).search(FEATURES[[3, 7]], 10, exclude)
+    _, found = searcher_of("flat", FEATURES, chosen).search(FEATURES[[3, 7]], 10, exclude)
     for number, rows in enumerate(without):
         alone = exact(refinement, FEATURES[[[3, 7][number]]], unit_length(FEATURES[rows]))
         expected = rows[alone.rows[0]]
@@ -160,7 +163,7 @@ def test_excluded_rows_are_neither_found_nor_used(chosen: Settings) -> None:
 
 
 def test_fewer_left_than_asked_for_gives_minus_one() -> None:
-    _, rows = searcher.build(FEATURES[:3], index_settings("flat", OFF)).search(FEATURES[:1], 3, np.array([[0]]))
+    _, rows = searcher_of("flat", FEATURES[:3], OFF).search(FEATURES[:1], 3, np.array([[0]]))
     assert rows[0, 2] == -1
     assert set(rows[0, :2]) == {1, 2}
 
