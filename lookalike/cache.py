@@ -17,7 +17,7 @@ from pathlib import Path
 from lookalike import caches, embedding_cache, stage
 from lookalike.files import remove
 
-KINDS = ("embeddings", "networks", "batch_sizes", "downloads")
+KINDS = ("embeddings", "networks", "batch_sizes", "downloads", "verified")
 DAY = 86_400  # seconds
 
 

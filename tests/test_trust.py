@@ -1,0 +1,471 @@
+"""Nothing of an index is read before it is known to be what was built: changed files, lost files, false traces."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike import caches, files, indexes, manifest, params, searcher, trust
+from lookalike.collection import save_strings
+from lookalike.errors import LookalikeError
+from lookalike.fa import faiss
+from lookalike.gallery import Gallery
+from lookalike.network import Embedding, Network
+from lookalike.refine import OFF
+from lookalike.vectors import unit_length
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDING = Embedding(Network("ResNet50", "random", "", "avg", 16, 1, "0" * 64), 64, "pad")
+COUNT = 80
+POSITIONS = 40  # of a file, at which a byte is changed
+NAMES = (
+    "components.npy", "embedding.json", "image_paths.npy", "index.faiss", "index.json", "labels.npy", "mean.npy",
+)  # fmt: skip
+
+
+def features(seed: int) -> np.ndarray:
+    return unit_length(np.random.default_rng(seed).standard_normal((COUNT, 16)).astype(np.float32))
+
+
+def write_index(folder: Path, seed: int, kind: str = "hnsw") -> Path:
+    """An index folder with its trace beside it, as the stage writes them."""
+    refine = OFF.model_copy(update={"pca": 8, "power": 0.5})
+    settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
+    settings = settings.model_copy(update={"kind": kind, "refine": refine})
+    refinement, tuned, why = searcher.build(features(seed), settings)
+    folder.mkdir(parents=True)
+    paths = np.array([f"{row:03}.png" for row in range(COUNT)])
+    indexes.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), folder)
+    EMBEDDING.save(folder)
+    trace(folder)
+    return folder
+
+
+def trace(folder: Path) -> None:
+    files.write_json(trust.trace_of(folder), {"images": COUNT, "files": manifest.digests(folder)})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two indexes, both valid."""
+    folder = tmp_path_factory.mktemp("built")
+    return write_index(folder / "index", 0), write_index(folder / "another", 1)
+
+
+@pytest.fixture
+def index(built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the first, and a cache that knows nothing."""
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "index"
+    shutil.copytree(built[0], folder)
+    shutil.copy(trust.trace_of(built[0]), trust.trace_of(folder))
+    return folder
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may read what belongs to an index."""
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a file was read that had not been verified")
+
+    monkeypatch.setattr(faiss, "read_index", read)
+    monkeypatch.setattr(np, "load", read)
+    for name in ("load_embedding", "map_names"):
+        monkeypatch.setattr(f"lookalike.gallery.{name}", read)
+
+
+def refused(folder: Path, *said: str) -> None:
+    """Opening fails with one line that says all this."""
+    with pytest.raises(LookalikeError) as caught:
+        Gallery(folder, folder.parent / "changes")
+    assert "\n" not in str(caught.value)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def memory_file() -> Path:
+    """What remembers that files were right."""
+    return next(caches.folder("verified").iterdir())
+
+
+class Hashed(list[str]):
+    """Names of the files that were hashed."""
+
+    def taken(self) -> list[str]:
+        names, self[:] = sorted(self), []
+        return names
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Hashed:
+    names = Hashed()
+
+    def spy(path: Path) -> str:
+        names.append(path.name)
+        return files.file_digest(path)
+
+    monkeypatch.setattr(trust, "file_digest", spy)
+    return names
+
+
+# --- what was built --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_stage_writes_is_accepted_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    source, folder = tmp_path / "features", tmp_path / "index"
+    source.mkdir()
+    np.save(source / "features.npy", np.repeat(features(0), 2, axis=0))
+    save_strings(source / "image_paths.npy", [f"{row:03}.png" for row in range(2 * COUNT)])
+    save_strings(source / "labels.npy", [""] * 2 * COUNT)
+    EMBEDDING.save(source)
+    settings = (ROOT / "params.yaml").read_text().replace("pca: 128", "pca: 8")
+    (tmp_path / "params.yaml").write_text(settings)
+    command = [sys.executable, ROOT / "stages" / "index.py", source, folder, "--params", tmp_path / "params.yaml"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert sorted(json.loads(trust.trace_of(folder).read_text())["files"]) == list(NAMES)
+    assert len(trust.verify(folder)) == 64
+    hits = Gallery(folder, tmp_path / "changes").search(features(0)[:1], 2)
+    assert [hit.path for hit in hits[0]] == ["000.png", "001.png"]
+
+
+def test_another_index_has_another_fingerprint(built: tuple[Path, Path], index: Path) -> None:
+    assert trust.verify(index) == trust.verify(built[0]) != trust.verify(built[1])
+
+
+# --- what was changed ------------------------------------------------------------------------------------------------
+
+
+def flipped(content: bytes) -> Iterator[bytes]:
+    """The content with one byte changed: the first, the last, and some between."""
+    for position in np.unique(np.linspace(0, len(content) - 1, POSITIONS).astype(int)).tolist():
+        yield content[:position] + bytes([content[position] ^ (1 << position % 8)]) + content[position + 1 :]
+
+
+def cut(content: bytes) -> Iterator[bytes]:
+    for share in (0, 0.01, 0.5, 0.99):
+        yield content[: int(share * len(content))]
+    yield content[:-1]
+    yield content + b"\0"
+
+
+def noise(content: bytes) -> Iterator[bytes]:
+    for seed in range(3):
+        yield np.random.default_rng(seed).bytes(len(content))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("damage", [flipped, cut, noise])
+@pytest.mark.usefixtures("unread")
+def test_a_changed_file_is_named_and_nothing_is_read(
+    name: str, damage: Callable[[bytes], Iterator[bytes]], index: Path
+) -> None:
+    path = index / name
+    content = path.read_bytes()
+    for changed in damage(content):
+        path.write_bytes(changed)
+        refused(index, f"{path} is not the file that {trust.trace_of(index)} describes", "so it was not opened")
+    path.write_bytes(content)
+    assert trust.verify(index)  # and it was nothing else that was wrong
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("unread")
+def test_a_lost_file_is_named(name: str, index: Path) -> None:
+    (index / name).unlink()
+    refused(index, f"{index / name} does not exist; make it: dvc repro index")
+
+
+@pytest.mark.parametrize("name", ["components.npy", "index.faiss", "mean.npy"])
+@pytest.mark.usefixtures("unread")
+def test_a_file_of_another_valid_index_is_named(name: str, index: Path, built: tuple[Path, Path]) -> None:
+    shutil.copy(built[1] / name, index / name)
+    refused(index, f"{index / name} is not the file")
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_whole_other_index_is_refused(index: Path, built: tuple[Path, Path]) -> None:
+    shutil.rmtree(index)
+    shutil.copytree(built[1], index)
+    refused(index, "is not the file")
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_file_that_the_trace_does_not_name_is_refused(index: Path) -> None:
+    content = json.loads(trust.trace_of(index).read_text())
+    del content["files"]["index.faiss"]
+    files.write_json(trust.trace_of(index), content)
+    refused(index, f"{index / 'index.faiss'} is not in {trust.trace_of(index)}")
+
+
+def test_what_a_file_manager_hides_in_the_folder_does_no_harm(index: Path) -> None:
+    (index / ".DS_Store").write_bytes(b"x")
+    assert trust.verify(index)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.usefixtures("unread")
+def test_what_is_no_file_is_named(make: Callable[[Path], None], index: Path) -> None:
+    (index / "index.faiss").unlink()
+    make(index / "index.faiss")
+    refused(index, f"{index / 'index.faiss'} cannot be read (not a regular file)")
+
+
+OPEN_ALL = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from lookalike.errors import LookalikeError
+from lookalike.gallery import Gallery
+
+folder, refused, opened = Path(sys.argv[1]), 0, 0
+for path in sorted(folder.iterdir()):
+    content = path.read_bytes()
+    for position in np.unique(np.linspace(0, len(content) - 1, 40).astype(int)).tolist():
+        for changed in (bytes([content[position] ^ 255]) + content[position + 1 :], b""):
+            path.write_bytes(content[:position] + changed)
+            try:
+                Gallery(folder, folder.parent / "changes")
+                opened += 1
+            except LookalikeError:
+                refused += 1
+    path.write_bytes(content)
+hits = Gallery(folder, folder.parent / "changes").similar("000.png", 5)
+print(json.dumps({"refused": refused, "opened": opened, "hits": len(hits)}))
+"""
+
+
+def test_one_process_outlives_every_changed_file(index: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_ALL, index], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts.pop("refused") >= 2 * 7 * POSITIONS
+    assert counts == {"opened": 0, "hits": 5}
+
+
+# --- the trace -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unread")
+def test_without_a_trace_nothing_is_opened(index: Path) -> None:
+    trust.trace_of(index).unlink()
+    refused(index, f"{trust.trace_of(index)} does not exist, so nothing says whether {index} can be trusted")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", f"{tmp_path / 'nowhere'} does not exist; make it: dvc repro index")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"null", b"[]", b'"files"', b"{}", b'{"files": {}}', b'{"files": []}', b'{"files": 3}',
+        b'{"files": {"index.faiss": 3}}', b'{"files": {"index.faiss": null}}', b"[" * 100_000,
+    ],
+    ids=lambda content: repr(content[:20]),
+)  # fmt: skip
+@pytest.mark.usefixtures("unread")
+def test_a_trace_without_digests_is_named(content: bytes, index: Path) -> None:
+    trust.trace_of(index).write_bytes(content)
+    refused(index, f"{trust.trace_of(index)} has no digests of the files in {index}")
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_trace_that_is_a_folder_is_named(index: Path) -> None:
+    trust.trace_of(index).unlink()
+    trust.trace_of(index).mkdir()
+    refused(index, f"{trust.trace_of(index)} has no digests")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "", "/etc/passwd", "a/b", "./index.faiss", "a\nb", "a\0b", "\ud800"], ids=repr
+)
+@pytest.mark.usefixtures("unread")
+def test_a_trace_may_only_name_files_of_the_folder(name: str, index: Path) -> None:
+    (index.parent / "x").write_bytes(b"")  # so that what it points to is there
+    content = json.loads(trust.trace_of(index).read_text())
+    content["files"][name] = files.file_digest(index.parent / "x")
+    trust.trace_of(index).write_text(json.dumps(content))
+    refused(index, f"{trust.trace_of(index)} names {name!r}, which is no file in {index}")
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_opening_hashes_nothing(index: Path, hashed: Hashed) -> None:
+    first = trust.verify(index)
+    assert hashed.taken() == list(NAMES)
+    assert trust.verify(index) == first
+    Gallery(index, index.parent / "changes")
+    assert hashed.taken() == []
+
+
+def test_a_file_with_another_time_is_hashed_again(index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    hashed.taken()
+    os.utime(index / "index.faiss", ns=(1, 1))
+    trust.verify(index)
+    assert hashed.taken() == ["index.faiss"]
+    trust.verify(index)
+    assert hashed.taken() == []
+
+
+@pytest.mark.parametrize("replace", [True, False], ids=["another file", "in place"])
+def test_a_changed_byte_behind_the_old_size_and_time_is_noticed(replace: bool, index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    hashed.taken()
+    path = index / "index.faiss"
+    before, content = path.stat(), path.read_bytes()
+    changed = content[:-1] + bytes([content[-1] ^ 1])
+    while (
+        path.stat().st_ctime_ns == before.st_ctime_ns
+    ):  # the clock of a file system ticks a few hundred times a second
+        path.chmod(0o600)
+    if replace:
+        (index.parent / "new").write_bytes(changed)
+        (index.parent / "new").replace(path)
+    else:
+        path.write_bytes(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert (after.st_ino != before.st_ino) == replace
+    refused(index, f"{path} is not the file")
+    assert hashed.taken() == ["index.faiss"]
+
+
+def test_the_same_content_in_another_file_is_hashed_again(index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    hashed.taken()
+    path = index / "index.faiss"
+    shutil.copy2(path, index.parent / "new")
+    (index.parent / "new").replace(path)
+    trust.verify(index)
+    assert hashed.taken() == ["index.faiss"]
+
+
+def test_a_remembered_file_is_hashed_again_for_another_trace(index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    hashed.taken()
+    content = json.loads(trust.trace_of(index).read_text())
+    content["files"]["index.faiss"] = "0" * 64
+    trust.trace_of(index).write_text(json.dumps(content))
+    refused(index, "index.faiss is not the file", "expected 000000000000")
+    assert hashed.taken() == ["index.faiss"]
+
+
+def test_what_was_refused_is_not_remembered(index: Path, hashed: Hashed) -> None:
+    path = index / "index.faiss"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    for _ in range(2):
+        refused(index, "index.faiss is not the file")
+        assert "index.faiss" in hashed.taken()
+
+
+def test_two_indexes_of_one_name_are_remembered_side_by_side(
+    index: Path, built: tuple[Path, Path], hashed: Hashed
+) -> None:
+    trust.verify(index)
+    trust.verify(built[0])
+    assert len(hashed.taken()) == 2 * len(NAMES)
+    trust.verify(index)
+    assert hashed.taken() == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"{", b"[]", b"3", b'{"index.faiss": 3}', b'{"index.faiss": [1, 2, 3]}', b"[" * 100_000],
+    ids=lambda content: repr(content[:20]),
+)  # fmt: skip
+def test_a_broken_memory_costs_a_verification_and_is_mended(content: bytes, index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    memory_file().write_bytes(content)
+    hashed.taken()
+    trust.verify(index)
+    assert hashed.taken() == list(NAMES)
+    trust.verify(index)
+    assert hashed.taken() == []
+
+
+@pytest.mark.parametrize("place", ["file/verified", "/proc/verified"])  # neither permits a folder, not even to root
+def test_where_nothing_can_be_remembered_it_is_verified_every_time(
+    place: str, index: Path, hashed: Hashed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (index.parent / "file").write_bytes(b"")
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(index.parent / place))
+    for _ in range(2):
+        trust.verify(index)
+        assert hashed.taken() == list(NAMES)
+
+
+def test_a_folder_in_the_place_of_the_memory_is_no_trouble(index: Path, hashed: Hashed) -> None:
+    trust.verify(index)
+    path = memory_file()
+    path.unlink()
+    path.mkdir()
+    hashed.taken()
+    trust.verify(index)
+    assert hashed.taken() == list(NAMES)
+
+
+# --- a trace that vouches for anything -------------------------------------------------------------------------------
+
+HOSTILE = """
+import collections, json, os, random, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from lookalike import files, indexes, manifest, trust
+from lookalike.errors import LookalikeError
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+path, outcomes = folder / "index.faiss", collections.Counter()
+content = path.read_bytes()
+for seed in range(count):
+    draw, changed = random.Random(seed), bytearray(content)
+    changed[draw.randrange(len(content))] ^= draw.randrange(1, 256)
+    path.write_bytes(changed)
+    files.write_json(trust.trace_of(folder), {"files": manifest.digests(folder)})
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a size that was changed may ask for everything
+        signal.alarm(60)
+        code = 5
+        try:
+            trust.verify(folder)
+            index = indexes.open_file(folder, mapped=seed % 2 == 0)
+            index.search(index.vectors(np.arange(5)), 3)
+            code = 3
+        except LookalikeError:
+            code = 4
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    died = os.WIFSIGNALED(status)
+    outcomes["crash" if died else {3: "answer", 4: "refusal", 5: "traceback"}[os.WEXITSTATUS(status)]] += 1
+print(json.dumps(outcomes))
+"""
+
+
+def test_hostile_bytes_behind_a_trace_that_vouches_for_them_are_refused_or_answered(index: Path) -> None:
+    """Who can write both can make the search answer anything; but neither crash nor error message is a mystery."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, index, "60"], capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    assert sum(outcomes.values()) == 60
+    assert outcomes["refusal"] >= 1, outcomes  # FAISS notices some
+    assert outcomes["answer"] >= 1, outcomes  # and not others: hence the digests
+    assert "traceback" not in outcomes, outcomes
