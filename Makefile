@@ -1,4 +1,6 @@
 # make        set up and run the pipeline; ends with the figures, yours beside the committed ones
+# make serve  set up and serve the built collection on http://127.0.0.1:8000
+# make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
 # make test   set up and run every check and test; does nothing if they passed on these very files
 #
 # PYTHON chooses the interpreter that the virtual environment is made from, 3.11 to 3.13 (TensorFlow's limit).
@@ -11,12 +13,20 @@ FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' '
 # A file that is added or deleted changes this name, so that what passed is what is here.
 TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
-.PHONY: all test clean
+.PHONY: all serve test image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
 	$(RUN) dvc repro
 	$(RUN) dvc metrics diff --all
+
+serve: .venv/serve
+	test -e data/model/model.json || $(RUN) dvc repro model
+	test -e data/index/index.faiss || $(RUN) dvc repro index
+	$(RUN) lookalike serve
+
+image:
+	$(PYTHON) docker/check.py
 
 test: $(TESTED)
 	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"
@@ -28,10 +38,15 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(RUN) pytest -n 2 --dist worksteal
 	@rm -f .venv/tested-* && touch $@
 
-.venv/pipeline: requirements.txt
+.venv/pipeline: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/serve: requirements-serve.txt .venv/pipeline
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-serve.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt .venv/pipeline

@@ -168,7 +168,7 @@ def quality(args: argparse.Namespace) -> None:
 
 def query(args: argparse.Namespace) -> None:
     """Print the seconds of each of a few processes, each new."""
-    command = [sys.executable, "-m", "lookalike.search", str(args.picture), "--index", str(args.index)]
+    command = [sys.executable, "-m", "lookalike.cli", "search", str(args.picture), "--index", str(args.index)]
     command += ["--model", str(args.model), "-k", "1"]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -70,10 +70,10 @@ def load_collection(folder: Path) -> Collection:
     return Collection(features, paths, labels)
 
 
-def load_names(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Open the paths and labels of a folder of features or of an index: str (N,) each."""
-    paths, labels = _open(folder / "image_paths.npy", "index"), _open(folder / "labels.npy", "index")
-    _check_aligned(folder, "index", image_paths=paths, labels=labels)
+def map_names(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Open the paths and labels of an index that was verified: str (N,) each, memory-mapped, not read through."""
+    names = ("image_paths.npy", "labels.npy")
+    paths, labels = (_open(folder / name, "index", mapped=True) for name in names)
     return paths, labels
 
 
@@ -193,9 +193,9 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     file.flush()
 
 
-def _open(path: Path, stage: str) -> np.ndarray:
+def _open(path: Path, stage: str, *, mapped: bool = False) -> np.ndarray:
     try:
-        mode: Literal["r"] | None = "r" if path.name in ("images.npy", "features.npy") else None
+        mode: Literal["r"] | None = "r" if mapped or path.name in ("images.npy", "features.npy") else None
         return np.asanyarray(np.load(path, mmap_mode=mode, allow_pickle=False))
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro {stage} (or fetch it: dvc pull)") from None

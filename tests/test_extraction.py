@@ -590,45 +590,6 @@ def test_nothing_reports_to_its_maker() -> None:
     assert done.stdout.split() == ["False", "openvino.tools.ovc.telemetry_stub"]
 
 
-# --- a first search ----------------------------------------------------------------------------------------------
-
-
-def test_a_picture_is_searched_without_tensorflow(digits: Project) -> None:
-    digits.run(*EXTRACT)
-    digits.run("python", "stages/index.py", "data/features", "data/index")
-    picture = sorted((digits.folder / "data/raw/3").iterdir())[5].relative_to(digits.folder).as_posix()
-    done = digits.run("python", "-X", "importtime", "-m", "lookalike.search", picture, "-k", "5")
-    assert not re.search(r"\| +(tensorflow|keras|scipy|sklearn)$", done.stderr, re.MULTILINE)
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
-    assert "data/raw/" + lines[0][3] == picture
-    assert [line[2] for line in lines].count("3") >= 4
-    assert float(lines[0][1]) >= float(lines[4][1]) > 0.5
-
-    for arguments, message in (
-        (["params.yaml"], "params.yaml: not an image in a known format"),
-        (["nothing.png"], "No such file or directory: 'nothing.png'"),
-        ([picture, "-k", "0"], "k is 0, but the index holds 1797 images"),
-        ([picture, "-k", "1798"], "k is 1798, but the index holds 1797 images; choose 1 to 1797"),
-        ([picture, "--index", "nowhere"], "nowhere/embedding.json does not exist; make it: dvc repro index"),
-    ):
-        wrong = digits.run("python", "-m", "lookalike.search", *arguments, check=False)
-        assert wrong.returncode == 1 and message in wrong.stderr and "Traceback" not in wrong.stderr
-    index = digits.folder / "data/index/index.faiss"
-    whole = index.read_bytes()
-    index.write_bytes(whole[: len(whole) // 2])
-    wrong = digits.run("python", "-m", "lookalike.search", picture, check=False)
-    assert wrong.returncode == 1 and "index.faiss cannot be read" in wrong.stderr and wrong.stderr.count("\n") == 1
-    index.write_bytes(whole)
-
-    digits.set(model__seed=1)
-    digits.run("python", "stages/model.py", "data/model")
-    wrong = digits.run("python", "-m", "lookalike.search", picture, check=False)
-    assert wrong.returncode == 1
-    assert re.search(r"search: error: the index was made by ResNet50 \w+, but data/model holds ResNet50 \w+, whose",
-                     wrong.stderr)  # fmt: skip
-
-
 def test_a_draw_of_calibration_images_is_seeded() -> None:
     one, again, other = (calibration.draw(PIXELS, 5, seed) for seed in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)

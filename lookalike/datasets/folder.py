@@ -18,13 +18,7 @@ def items(settings: Settings) -> Iterator[Item]:
     Without `download.labels` the first folder of a path is its class, and an image directly in the folder has none.
     With it, exactly the images that the CSV lists are taken, with its labels; an empty label means no class.
     """
-    folder = Path(settings.folder)
-    if not folder.is_dir():
-        raise LookalikeError(
-            f"download.folder is {settings.folder!r}, not a folder: set it to the folder of your images "
-            "(-S download.folder=/path/to/images)"
-        )
-    labels = _from_csv(folder, settings.labels) if settings.labels else _from_folders(folder)
+    folder, labels = Path(settings.folder), labels_of(settings)
     if not labels:
         raise LookalikeError(f"{folder}: no image in it; looked for {' '.join(sorted(SUFFIXES))}, also in subfolders")
     for path in sorted(labels):
@@ -33,6 +27,17 @@ def items(settings: Settings) -> Iterator[Item]:
         except UnicodeEncodeError:  # bytes of another encoding, which Python carries as lone surrogates
             raise LookalikeError(f"{folder}: the name {path!a} is not UTF-8; rename the file") from None
         yield Item(PurePosixPath(path), labels[path], (folder / path).read_bytes())
+
+
+def labels_of(settings: Settings) -> dict[str, str]:
+    """The label of each image below `download.folder`, by path; "" for none."""
+    folder = Path(settings.folder)
+    if not folder.is_dir():
+        raise LookalikeError(
+            f"download.folder is {settings.folder!r}, not a folder: set it to the folder of your images "
+            "(-S download.folder=/path/to/images)"
+        )
+    return _from_csv(folder, settings.labels) if settings.labels else _from_folders(folder)
 
 
 def _from_folders(folder: Path) -> dict[str, str]:

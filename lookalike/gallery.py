@@ -1,0 +1,369 @@
+"""A built index, open: searched by vectors or by its own images, and changed without a rebuild.
+
+What is built stays as it is, in data/index; what changes is in a journal in data/changes, which no stage writes. Every
+search sees every change that was committed before it began, by this process or another.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from lookalike import indexes, trust
+from lookalike.changed import Changed
+from lookalike.collection import map_names
+from lookalike.errors import LookalikeError, closest
+from lookalike.images import SUFFIXES
+from lookalike.journal import Bound, Event, Journal
+from lookalike.network import load_embedding
+from lookalike.refine import Refinement
+from lookalike.searcher import Searcher
+
+LABELS = 64  # classes whose rows are remembered, a byte an image each
+REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
+
+Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found."""
+
+    rank: int  # 1 is the most similar
+    path: str
+    label: str  # "" if it has none
+    cosine: float  # of the refined vectors, -1 to 1
+
+
+def check_name(path: str, label: str) -> None:
+    """Raise LookalikeError for a path that no folder of images can have."""
+    parts = PurePosixPath(path)
+    try:
+        (path + label).encode()
+    except UnicodeEncodeError:  # bytes of another encoding, which Python carries as lone surrogates
+        raise LookalikeError(f"path {path!a} or label {label!a} is not UTF-8; give another") from None
+    if parts.is_absolute() or ".." in parts.parts or str(parts) != path or not parts.name or "\0" in path:
+        raise LookalikeError(f"path {path!r} must be relative, without '..'")
+    if parts.suffix.lower() not in SUFFIXES:
+        raise LookalikeError(f"path {path!r} must end as an image does: {' '.join(sorted(SUFFIXES))}")
+    if any(part.startswith(".") for part in parts.parts):
+        raise LookalikeError(f"path {path!r} has a part that begins with a dot, which is left out of a folder")
+
+
+class Rebuilt(LookalikeError):
+    """The index was rebuilt since it was opened; open it again."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Path and label of the rows of an index, memory-mapped, sorted by path: str, (N,) each."""
+
+    paths: np.ndarray
+    labels: np.ndarray
+
+    def row(self, path: str) -> int | None:
+        """The row of a path; None if there is none."""
+        if np.array(path).dtype.itemsize > self.paths.dtype.itemsize:
+            return None
+        row = int(np.searchsorted(self.paths, np.array(path, self.paths.dtype)))
+        return row if row < len(self.paths) and self.paths[row] == path else None
+
+
+@dataclass(frozen=True)
+class State:
+    """The collection at one moment. Rows below N are the index's own, the others were added, in that order.
+
+    present  bool, (N + M,): False for what was removed or replaced.
+    added    float32, (M, d).
+    events   of the added rows.
+    changed  where a path that was changed is now; None where it is no more.
+    number   of the last event.
+    """
+
+    names: Names
+    searcher: Searcher
+    present: np.ndarray
+    added: np.ndarray
+    events: list[Event]
+    changed: dict[str, int | None]
+    number: int
+
+    def __len__(self) -> int:
+        return len(self.searcher.index)
+
+    def row(self, path: str) -> int:
+        """The row of an image; raises LookalikeError if it is not in the collection."""
+        row = self.changed[path] if path in self.changed else self.names.row(path)
+        if row is None:
+            raise LookalikeError(f"{path} is not in the collection; paths are as a search shows them")
+        return row
+
+    def __contains__(self, path: str) -> bool:
+        return (self.changed[path] if path in self.changed else self.names.row(path)) is not None
+
+    def path_and_label(self, row: int) -> tuple[str, str]:
+        """What a row is called, and its class."""
+        count = len(self.names.paths)
+        if row < count:
+            return str(self.names.paths[row]), str(self.names.labels[row])
+        return self.events[row - count].path, self.events[row - count].label
+
+    def find(self, label: str | None = None, text: str = "") -> np.ndarray:
+        """Rows of the images that are there, of a class and with a text in their path in any case: int64, ascending."""
+        rows = np.flatnonzero(self.present)
+        count = len(self.names.paths)
+        own, fresh = rows[rows < count], rows[rows >= count] - count
+        if label is not None:
+            own = own[self.names.labels[own] == label]
+        if text:
+            own = own[np.strings.find(np.char.lower(self.names.paths[own]), text.lower()) >= 0]
+        events = [self.events[row] for row in fresh]
+        kept = [label in (None, event.label) and text.lower() in event.path.lower() for event in events]
+        return np.concatenate([own, fresh[np.array(kept, dtype=bool)] + count])
+
+    def labels(self) -> list[str]:
+        """Every class that an image has now, sorted."""
+        own = np.unique(self.names.labels[self.present[: len(self.names.labels)]]).tolist()
+        fresh = self.present[len(self.names.labels) :].tolist()
+        return sorted({*own, *(event.label for event, there in zip(self.events, fresh, strict=True) if there)} - {""})
+
+
+class Gallery:
+    """An index, opened. Safe to share between threads; changes by several processes take turns."""
+
+    def __init__(
+        self,
+        folder: Path,
+        changes: Path,
+        tell: Callable[[str], None] = lambda message: None,
+        embed: Embed | None = None,
+    ) -> None:
+        """Verify, then open what `index` wrote; what a search does not touch stays on disk.
+
+        folder   data/index; its trace lies beside it.
+        changes  data/changes.
+        tell     takes what a user should know.
+        embed    embeds pictures anew, where changes were made under another network.
+        """
+        self._folder = folder
+        self.fingerprint = trust.verify(folder)
+        self._written = trust.written(folder)
+        self.embedding = load_embedding(folder)
+        self.journal = Journal(changes)
+        self._tell, self._embed = tell, embed
+        self._index = indexes.open_file(folder)
+        self.refinement = Refinement.load(folder, indexes.load_plan(folder).refine)
+        self._names = Names(*map_names(folder))
+        if not len(self._names.paths) == len(self._names.labels) == len(self._index):
+            raise LookalikeError(
+                f"{folder} has {len(self._index)} vectors but {len(self._names.paths)} paths; they are written "
+                "together, so make it anew: dvc repro --force index"
+            )
+        self._lock = threading.Lock()
+        self._advised = False
+        self._version: tuple[int, int] | None = None
+        self._state = self._start()
+        self._of_label = lru_cache(LABELS)(self._find_label)
+
+    @property
+    def state(self) -> State:
+        """The collection now. Raises Rebuilt if another index has taken the place of the one that was opened."""
+        if trust.written(self._folder) != self._written:
+            self._check_same()
+        version = self.journal.version()
+        if version != self._version:
+            with self._lock:
+                self._state = self._follow(version)
+                self._version = version
+        return self._state
+
+    def search(
+        self, features: np.ndarray, k: int, min_similarity: float = -1, label: str | None = None
+    ) -> list[list[Hit]]:
+        """Find the k most similar images of each query, best first.
+
+        features        float32, (Q, D), as the network gives them.
+        k               1 to the number of images.
+        min_similarity  the least cosine of a hit.
+        label           search this class only; then fewer than k hits are all of the class.
+
+        Raises LookalikeError for a k out of range and a class that no image has.
+        """
+        state, queries = self.state, self.refinement.project(self._checked(features))
+        indexes.check_queries(queries, k, len(state), self._index.dim)
+        return self._hits(state, queries, k, min_similarity, label)
+
+    def similar(self, path: str, k: int, min_similarity: float = -1, label: str | None = None) -> list[Hit]:
+        """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others."""
+        state = self.state
+        row = state.row(path)
+        if not 1 <= k < len(state):
+            raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
+        vector = state.searcher.index.vectors(np.array([row]))
+        hits = self._hits(state, vector, k + 1, min_similarity, label)[0]
+        others = [hit for hit in hits if hit.path != path][:k]
+        return [Hit(rank, hit.path, hit.label, hit.cosine) for rank, hit in enumerate(others, start=1)]
+
+    def add(self, path: str, label: str, image: str, content: bytes, feature: np.ndarray, *, replace: bool) -> None:
+        """Add one image, on disk and searchable when this returns.
+
+        image    hex SHA-256 of its `content`, the original file's bytes.
+        feature  float32, (D,), as the network gives it.
+        replace  take the place of an image of that path; otherwise that is a LookalikeError.
+        """
+        check_name(path, label)
+        feature = self._checked(feature[np.newaxis])[0]
+        before = self.state
+        with self.journal.changing(self.fingerprint, self.embedding) as writer:
+            state = self._advance(before, writer.events(before.number))
+            if path in state and not replace:
+                raise LookalikeError(f"{path} is in the collection already; give another name, or replace it")
+            vector = self._join(state, feature, path)
+            writer.append(Event(path, label, image, vector, feature), content)
+        self._advise()
+
+    def remove(self, paths: list[str]) -> None:
+        """Take images out, all or, where one is unknown, none."""
+        before = self.state
+        with self.journal.changing(self.fingerprint, self.embedding) as writer:
+            state = self._advance(before, writer.events(before.number))
+            for path in paths:
+                state.row(path)  # raises where there is none
+            for path in paths:
+                writer.append(Event(path))
+        self._advise()
+
+    def _join(self, state: State, feature: np.ndarray, path: str) -> np.ndarray:
+        """The vector of an image that joins, float32 (d,); the one whose place it takes is no neighbour of it."""
+        index, others = state.searcher.index, state.present.copy()
+        if path in state:
+            others[state.row(path)] = False
+
+        def nearest(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return index.search(vectors, min(count, len(index)), others)
+
+        projected = self.refinement.project(feature[np.newaxis])
+        joined = self.refinement.join(projected, nearest, index.vectors) if others.any() else projected
+        return np.asarray(joined[0])
+
+    def _hits(
+        self, state: State, queries: np.ndarray, k: int, min_similarity: float, label: str | None
+    ) -> list[list[Hit]]:
+        allowed = None if label is None else self._labelled(state, label)
+        cosines, rows = state.searcher.search_projected(queries, k, allowed=allowed)
+        found = []
+        for own_cosines, own_rows in zip(cosines.tolist(), rows.tolist(), strict=True):
+            pairs = zip(own_cosines, own_rows, strict=True)  # re-ranked, their cosines do not fall steadily
+            kept = [(cosine, row) for cosine, row in pairs if row >= 0 and cosine >= min_similarity]
+            found.append([Hit(rank, *state.path_and_label(row), cosine) for rank, (cosine, row) in enumerate(kept, 1)])
+        return found
+
+    def _labelled(self, state: State, label: str) -> np.ndarray:
+        """Which rows have a label: bool (N + M,)."""
+        fresh = np.array([event.label == label for event in state.events], dtype=bool)
+        allowed: np.ndarray = np.concatenate([self._of_label(label), fresh]) & state.present
+        if not allowed.any():
+            known = state.labels()
+            raise LookalikeError(
+                f"no image is labelled {label!r}; {closest(label, known) if known else 'none is at all'}"
+            )
+        return allowed
+
+    def _find_label(self, label: str) -> np.ndarray:
+        return np.asarray(self._names.labels == label)
+
+    def _checked(self, features: np.ndarray) -> np.ndarray:
+        dim = self.embedding.network.dim
+        if features.ndim != 2 or features.shape[1] != dim:
+            raise LookalikeError(
+                f"queries are {features.shape}, but the index was made from embeddings of {dim} dimensions; they come "
+                "from another network"
+            )
+        return features
+
+    def _advise(self) -> None:
+        state = self.state
+        changed = int(np.count_nonzero(~state.present[: len(self._index)])) + len(state.added)
+        if changed > REBUILD_SHARE * len(self._index) and not self._advised:
+            self._advised = True
+            self._tell(
+                f"{changed} changes since {len(self._index)} images were indexed; a search gets slower with them: fold "
+                "them into the source folder and rebuild (dvc repro)"
+            )
+
+    # --- following the journal, and the index ----------------------------------------------------------------------
+
+    def _check_same(self) -> None:
+        written = trust.written(self._folder)
+        if trust.verify(self._folder) != self.fingerprint:
+            raise Rebuilt(f"{self._folder} was rebuilt since it was opened; open it again")
+        self._written = written
+
+    def _start(self) -> State:
+        present, added = np.ones(len(self._index), dtype=bool), np.zeros((0, self._index.dim), np.float32)
+        return State(self._names, Searcher(self.refinement, self._index), present, added, [], {}, 0)
+
+    def _follow(self, version: tuple[int, int] | None) -> State:
+        bound = self.journal.bound()
+        if bound is None:
+            return self._start()
+        moved = bound.fingerprint != self.fingerprint
+        if moved:
+            self._check_same()
+            self._carry_over(bound)
+        same_file = version is not None and self._version is not None and version[0] == self._version[0]
+        goes_on = same_file and not moved and bound.first - 1 <= self._state.number <= bound.last
+        state = self._state if goes_on else self._start()
+        return self._advance(state, self.journal.events(state.number, self.fingerprint))
+
+    def _advance(self, state: State, events: list[Event]) -> State:
+        """The state after some more events."""
+        if not events:
+            return state
+        changed, joined = dict(state.changed), [event for event in events if event.image]
+        present = np.concatenate([state.present, np.ones(len(joined), dtype=bool)])
+        next_row = len(state.present)
+        for event in events:
+            before = changed[event.path] if event.path in changed else self._names.row(event.path)
+            if before is not None:
+                present[before] = False
+            changed[event.path] = next_row if event.image else None
+            next_row += bool(event.image)
+        vectors = np.array([event.vector for event in joined], np.float32).reshape(-1, self._index.dim)
+        added = np.concatenate([state.added, vectors])
+        searcher = Searcher(self.refinement, Changed(self._index, present, added))
+        return State(self._names, searcher, present, added, state.events + joined, changed, events[-1].number)
+
+    def _carry_over(self, bound: Bound) -> None:
+        """Move changes that were made to another index onto this one."""
+        state = self._start()
+        same = bound.embedding == self.embedding
+        if not same and self._embed is None:
+            raise LookalikeError(
+                f"{self.journal.path} holds changes made under another network; search with a picture, which embeds "
+                "them anew, or move the file away"
+            )
+
+        def keep(event: Event, folded: bool) -> Event | None:
+            known = event.path in state
+            if not event.image:
+                return event if known or not folded else None
+            if folded and known:
+                return None
+            feature = event.embedding
+            if not same and self._embed:
+                feature = self._embed(self.journal.image(event.image))
+            if feature is None:
+                return None
+            vector = self._join(state, self._checked(feature[np.newaxis])[0], event.path)
+            return Event(event.path, event.label, event.image, vector, feature)
+
+        moved, left_out = self.journal.rebase(self.fingerprint, self.embedding, keep)
+        if moved or left_out:
+            self._tell(
+                f"the index was rebuilt: {moved} changes made since the one before are carried over, {left_out} are in "
+                "it already"
+            )

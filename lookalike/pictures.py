@@ -1,0 +1,52 @@
+"""The one object behind every face: a picture in, ranked hits out; and pictures added to what is searched."""
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import images, trust
+from lookalike.errors import LookalikeError
+from lookalike.gallery import Gallery, Hit
+from lookalike.network import check_same_network
+from lookalike.runtimes import Embedder, openvino
+
+MAX_PIXELS = 100_000_000  # of a picture; guards memory
+
+
+class Pictures:
+    """A gallery and its network, asked together. The network is loaded for the first picture that is embedded."""
+
+    def __init__(
+        self, index: Path, model: Path, changes: Path, tell: Callable[[str], None] = lambda message: None
+    ) -> None:
+        """Open what `index` and `model` wrote, and the changes made since. `tell` takes what a user should know."""
+        self._model = model
+        self.gallery = Gallery(index, changes, tell, self.embed)
+
+    @cached_property
+    def _network(self) -> Embedder:
+        if trust.has_digests(self._model):  # a bundle's
+            trust.verify(self._model, remedy="lookalike bundle")
+        check_same_network(self.gallery.embedding, self._model)
+        return openvino.load(self._model, self.gallery.embedding.image_size, 1, "float32")
+
+    def embed(self, content: bytes) -> np.ndarray:
+        """Decode an image file's content and embed it: float32 (D,). Raises ImageError if it cannot be decoded."""
+        embedding = self.gallery.embedding
+        pixels = images.fit(images.decode(content, MAX_PIXELS), embedding.image_size, embedding.fit)
+        return np.asarray(self._network(pixels[np.newaxis])[0])
+
+    def search(self, content: bytes, k: int, min_similarity: float = -1, label: str | None = None) -> list[Hit]:
+        """Find the k images most similar to an image file's content, best first; see Gallery.search."""
+        count = len(self.gallery.state)
+        if not 1 <= k <= count:  # before the network is loaded
+            raise LookalikeError(f"k is {k}, but the index holds {count} images; choose 1 to {count}")
+        return self.gallery.search(self.embed(content)[np.newaxis], k, min_similarity, label)[0]
+
+    def add(self, path: str, label: str, content: bytes, *, replace: bool = False) -> None:
+        """Add an image file's content under a path; see Gallery.add."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.gallery.add(path, label, digest, content, self.embed(content), replace=replace)
