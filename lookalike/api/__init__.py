@@ -1,0 +1,1 @@
+"""Search by picture over HTTP: `lookalike serve`. Needs requirements-serve.txt; no stage imports it."""

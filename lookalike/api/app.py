@@ -1,0 +1,353 @@
+"""The addresses, what they take, and what they answer; everything else is in service.py."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+from typing_extensions import TypedDict
+
+from lookalike.api import ids, problems
+from lookalike.api.direct import Direct, sentence
+from lookalike.api.edge import Edge, Gate
+from lookalike.api.problems import Problem, documented
+from lookalike.api.service import Item, Service
+from lookalike.api.upload import receive
+from lookalike.gallery import Hit
+
+K_MOST = 1000
+# FastAPI's own reports, which an environment variable could send elsewhere; asking whether costs time too.
+SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+JSON = json.JSONEncoder(separators=(",", ":"))
+EXAMPLE = "3/digit_0003.png"
+ID = ids.of(EXAMPLE)
+TOKEN_HINT = "The token that the server was started with; without one, none is needed."  # noqa: S105
+
+
+class HitBody(BaseModel):
+    """An image that was found."""
+
+    rank: int = Field(description="1 is the most similar.", ge=1)
+    id: str = Field(description="Its name in addresses here.")
+    path: str = Field(description="Its path in the collection.")
+    label: str = Field(description='Its class; "" if it has none.')
+    cosine: float = Field(description="Similarity, -1 to 1.", ge=-1, le=1)
+
+
+class HitsBody(BaseModel):
+    """What was found, best first."""
+
+    hits: list[HitBody]
+
+
+class ItemBody(BaseModel):
+    """An image of the collection."""
+
+    id: str = Field(description="Its name in addresses here.")
+    path: str = Field(description="Its path in the collection.")
+    label: str = Field(description='Its class; "" if it has none.')
+
+
+class HealthBody(BaseModel):
+    """The process lives."""
+
+    status: str
+
+
+class ReadyBody(BaseModel):
+    """Index open, network loaded."""
+
+    status: str
+    images: int = Field(description="Images in the collection.", ge=0)
+
+
+ItemId = Annotated[str, Path(description="As a search shows it.", max_length=4000, examples=[ID])]
+K = Annotated[int | None, Query(description="How many; by default 10, or all where there are fewer.", ge=1, le=K_MOST)]
+Least = Annotated[float, Query(description="The least cosine of a hit.", ge=-1, le=1, allow_inf_nan=False)]
+Label = Annotated[str | None, Query(description="Find images of this class only.", max_length=200)]
+NewLabel = Annotated[str, Query(description="Its class; none by default.", max_length=200)]
+NAME_TEXT = "Its file name in LABEL/NAME; by default made from the content. Of a path only the last part is taken."
+Name = Annotated[str | None, Query(description=NAME_TEXT, min_length=1, max_length=200)]
+Replace = Annotated[bool, Query(description="Take the place of an image of that name.")]
+Side = Annotated[int, Query(description="The most pixels a side.", ge=16, le=1024)]
+
+FILE = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
+EXAMPLE_HITS = {"hits": [{"rank": 1, "id": ID, "path": EXAMPLE, "label": "3", "cosine": 0.9731}]}
+EXAMPLE_ITEM = {"id": ids.of("cat/tom.png"), "path": "cat/tom.png", "label": "cat"}
+FOUND = (problems.INVALID, problems.UNKNOWN_ITEM, problems.UNAVAILABLE)
+IMAGE: dict[int | str, Any] = {200: {"description": "The picture, encoded anew, without metadata.", "headers": {
+    "ETag": {"description": "Changes with the picture.", "schema": {"type": "string"}}},
+    "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in ("image/png", "image/jpeg")}},
+    304: {"description": "The client has it already (If-None-Match)."}}  # fmt: skip
+
+
+def body(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """OpenAPI of a body that is a picture, or a form with one."""
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    form = {"schema": {"type": "object", "properties": {**FILE, **fields}, "required": ["file"]}}
+    types = {"multipart/form-data": form, "image/*": picture, "application/octet-stream": picture}
+    return {"requestBody": {"required": True, "content": types}, **more}
+
+
+def curl(command: str) -> dict[str, Any]:
+    """An example, which docs/api.md shows and a test runs."""
+    return {"x-codeSamples": [{"lang": "Shell", "source": command}]}
+
+
+def answers(model_example: Any, status: int = 200, headers: dict[str, str] | None = None) -> dict[int | str, Any]:
+    """OpenAPI of an answer that is JSON."""
+    described = {name: {"description": text, "schema": {"type": "string"}} for name, text in (headers or {}).items()}
+    answer: dict[str, Any] = {"content": {"application/json": {"example": model_example}}}
+    return {status: answer | ({"headers": described} if described else {})}
+
+
+def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer that is not kept."""
+    return Response(JSON.encode(content), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def as_hits(hits: list[Hit]) -> Response:
+    """Hits as JSON."""
+    return as_json({"hits": [
+        {"rank": hit.rank, "id": ids.of(hit.path), "path": hit.path, "label": hit.label, "cosine": hit.cosine}
+        for hit in hits
+    ]})  # fmt: skip
+
+
+def as_item(item: Item) -> dict[str, str]:
+    """An image of the collection, with its id."""
+    return {"id": ids.of(item.path), **asdict(item)}
+
+
+def create(service: Service, *, log: bool = True) -> tuple[FastAPI, ASGIApp]:
+    """The application: as FastAPI sees it, and as it is served, with what is around it."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="Lookalike", version="1", description="Find the images of a collection that look alike.",
+        docs_url=None, redoc_url=None, lifespan=life, redirect_slashes=False,
+        telemetry=SILENT,
+    )  # fmt: skip
+    app.router.route_class = Direct
+    add_errors(app)
+    add_searches(app, service)
+    add_items(app, service)
+    add_state(app, service)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    settings = service.settings
+    served: ASGIApp = Gate(app, settings)
+    if settings.origins:
+        served = CORSMiddleware(
+            served, settings.origins, allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"], expose_headers=["Location", "Retry-After", "ETag"],
+        )  # fmt: skip
+    return app, Edge(served, service.metrics, log=log)
+
+
+def add_errors(app: FastAPI) -> None:
+    """Every error becomes a problem."""
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)  # noqa: S101  # for the type checker
+        return error.response()
+
+    async def framework(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
+        kind = {404: problems.NO_ROUTE, 405: problems.METHOD}.get(error.status_code, problems.BROKEN_UPLOAD)
+        detail = kind.example if kind is not problems.BROKEN_UPLOAD else str(error.detail)
+        return Problem(kind, detail, dict(error.headers or {})).response()
+
+    async def internal(_: Request, __: Exception) -> Response:  # uvicorn logs it
+        return Problem(problems.INTERNAL, "an error that was not foreseen; the server's log has it").response()
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(Exception, internal)
+
+
+def add_searches(app: FastAPI, service: Service) -> None:
+    """Finding."""
+
+    @app.post(
+        "/search", summary="Find the images most similar to a picture", response_model=HitsBody, tags=["search"],
+        responses={**answers(EXAMPLE_HITS), **documented(problems.INVALID, problems.UNAVAILABLE, *problems.PICTURE)},
+        openapi_extra=body({}, **curl('curl -F file=@data/raw/3/digit_0003.png "http://127.0.0.1:8000/search?k=3"')),
+    )  # fmt: skip
+    async def search(request: Request, k: K = None, min_similarity: Least = -1.0, label: Label = None) -> Response:
+        """The body is the picture, or a form with the field `file`.
+
+        JPEG, PNG, WebP, BMP, GIF or TIFF by content, whatever its name or declared type, with one frame.
+        """
+        with service.admission() as place:
+            upload = await receive(request, service.settings, place)
+            return as_hits(await service.search(upload.content, k, min_similarity, label))
+
+    @app.get(
+        "/items/{id}/similar", summary="Find the images most similar to one of the collection", tags=["search"],
+        response_model=HitsBody,
+        responses={**answers(EXAMPLE_HITS), **documented(*FOUND)},
+        openapi_extra=curl(f'curl "http://127.0.0.1:8000/items/{ID}/similar?k=3&min_similarity=0.5&label=3"'),
+    )  # fmt: skip
+    async def similar(id: ItemId, k: K = None, min_similarity: Least = -1.0, label: Label = None) -> Response:
+        """The image itself is left out. Needs no network, and does not wait for those who do."""
+        return as_hits(await service.similar(id, k, min_similarity, label))
+
+
+def add_items(app: FastAPI, service: Service) -> None:
+    """Images, and changes."""
+
+    @app.post(
+        "/items", summary="Add a picture", status_code=201, response_model=ItemBody, tags=["items"],
+        responses={
+            **answers(EXAMPLE_ITEM, 201, {"Location": "Its address."}),
+            200: {"model": ItemBody, "description": "It took the place of another.",
+                  "content": {"application/json": {"example": EXAMPLE_ITEM}}},
+            **documented(problems.INVALID, problems.EXISTS, problems.UNAVAILABLE, *problems.PICTURE),
+        },
+        openapi_extra=body(
+            {name: {key: value for key, value in schema.items() if key != "title"}
+             for name, schema in NEW.json_schema()["properties"].items()},
+            **curl("curl -F file=@data/raw/3/digit_0003.png -F label=cat -F name=tom.png http://127.0.0.1:8000/items"),
+        ),
+    )  # fmt: skip
+    async def add(request: Request, label: NewLabel = "", name: Name = None, replace: Replace = False) -> Response:
+        """It is searched, and on disk, when the answer comes. Label, name and replace may be fields of the form too.
+
+        The name that a form gives the file is not read.
+        """
+        with service.admission() as place:
+            upload = await receive(request, service.settings, place)
+            new = merged({"label": label, "name": name, "replace": replace}, upload.fields)
+            item, replaced = await service.add(upload.content, new["label"], new["name"], replace=new["replace"])
+        location = {"Location": f"/items/{ids.of(item.path)}"}
+        return as_json(as_item(item), 200) if replaced else as_json(as_item(item), 201, location)
+
+    @app.get(
+        "/items/{id}", summary="What an image is called", response_model=ItemBody, tags=["items"],
+        responses={**answers(EXAMPLE_ITEM), **documented(*FOUND)},
+        openapi_extra=curl(f"curl http://127.0.0.1:8000/items/{ID}"),
+    )  # fmt: skip
+    async def item(id: ItemId) -> Response:
+        """Path and class."""
+        return as_json(as_item(await service.item(id)))
+
+    @app.delete(
+        "/items/{id}", summary="Take an image out", status_code=204, response_class=Response, tags=["items"],
+        responses={204: {"description": "It is no longer found."}, **documented(*FOUND)},
+        openapi_extra=curl(f"curl -X DELETE http://127.0.0.1:8000/items/{ids.of('cat/tom.png')}"),
+    )  # fmt: skip
+    async def remove(id: ItemId) -> Response:
+        """That is on disk when the answer comes; the file itself stays where it is."""
+        await service.remove(id)
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+
+    shown = documented(*FOUND, problems.NO_ORIGINAL, problems.TOO_SLOW, problems.QUEUE_FULL)
+
+    @app.get(
+        "/items/{id}/image", summary="The image itself", response_class=Response, tags=["items"],
+        responses={**IMAGE, **shown},
+        openapi_extra=curl(f"curl -o image.png http://127.0.0.1:8000/items/{ID}/image"),
+    )  # fmt: skip
+    async def image(request: Request, id: ItemId) -> Response:
+        """Upright, in full size, encoded anew: no metadata of the file goes along."""
+        return await picture(request, id, None)
+
+    @app.get(
+        "/items/{id}/thumbnail", summary="The image, small", response_class=Response, tags=["items"],
+        responses={**IMAGE, **shown},
+        openapi_extra=curl(f'curl -o small.png "http://127.0.0.1:8000/items/{ID}/thumbnail?size=128"'),
+    )  # fmt: skip
+    async def thumbnail(request: Request, id: ItemId, size: Side = 256) -> Response:
+        """Never larger than the image is."""
+        return await picture(request, id, size)
+
+    async def picture(request: Request, id: str, side: int | None) -> Response:
+        found = await service.picture(id, side, request.headers.get("if-none-match", ""))
+        if found is None:
+            return Response(status_code=304, headers={"Cache-Control": "private, no-cache"})
+        headers = {"Cache-Control": "private, no-cache", "ETag": found.tag}
+        return Response(found.content, 200, headers, found.media_type)
+
+
+class NewItem(TypedDict):
+    """What a picture that is added is called."""
+
+    label: NewLabel
+    name: Name
+    replace: Replace
+
+
+NEW = TypeAdapter(NewItem)
+
+
+def merged(query: NewItem, form: dict[str, str]) -> NewItem:
+    """The query's values, or, where the form has them too, the form's."""
+    try:
+        return NEW.validate_python({**query, **form})
+    except ValidationError as error:
+        raise Problem(problems.INVALID, sentence(error)) from None
+
+
+def add_state(app: FastAPI, service: Service) -> None:
+    """For those who operate it."""
+
+    @app.get(
+        "/health", summary="Does the process live?", response_model=HealthBody, tags=["operation"],
+        responses={**answers({"status": "alive"}), **documented()},
+        openapi_extra={"security": [], **curl("curl http://127.0.0.1:8000/health")},
+    )  # fmt: skip
+    async def health() -> Response:
+        """Needs no token."""
+        return as_json({"status": "alive"})
+
+    @app.get(
+        "/ready", summary="Can it answer?", response_model=ReadyBody, tags=["operation"],
+        responses={
+            **answers({"status": "ready", "images": 1797}), **documented(problems.NOT_READY, problems.UNAVAILABLE)
+        },
+        openapi_extra=curl("curl http://127.0.0.1:8000/ready"),
+    )  # fmt: skip
+    async def ready() -> Response:
+        """The index is open, and the network loaded."""
+        images = await service.count()
+        if not service.loaded:
+            raise problems.retry(problems.NOT_READY, "the network is being loaded")
+        return as_json({"status": "ready", "images": images})
+
+    @app.get(
+        "/metrics", summary="Figures for Prometheus", response_class=Response, tags=["operation"],
+        responses={200: {"description": "Prometheus's text format.", "content": {"text/plain": {
+            "schema": {"type": "string"}}}}, **documented(problems.UNAVAILABLE)},
+        openapi_extra=curl("curl http://127.0.0.1:8000/metrics"),
+    )  # fmt: skip
+    async def metrics() -> Response:
+        """Answers and their times by address, sizes and times of batches, what is under way, memory."""
+        await service.count()
+        return Response(service.metrics.text(), 200, {"Cache-Control": "no-store"}, "text/plain; version=0.0.4")
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    if not app.openapi_schema:
+        content = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        parts = content.setdefault("components", {})
+        schemas = parts.setdefault("schemas", {})
+        schemas["Problem"] = problems.ProblemBody.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": TOKEN_HINT}}
+        content["security"] = [{"token": []}, {}]
+        app.openapi_schema = content
+    return app.openapi_schema

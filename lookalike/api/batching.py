@@ -1,0 +1,125 @@
+"""Pictures that arrive together are embedded together: one thread, which takes all that wait, up to a number.
+
+A vector has the same bits whatever company it was embedded in (tests/test_api.py), so nobody's hits depend on it.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookalike.network import Embedding
+from lookalike.runtimes import Embedder
+
+PATIENCE = 0.005  # seconds that a batch waits: for pictures that are being decoded, or for as many as came last time
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A picture, uint8 (S, S, 3), and where its embedding, float32 (D,), goes."""
+
+    embedding: Embedding
+    pixels: np.ndarray
+    result: "Future[np.ndarray]"
+
+
+class Batcher:
+    """One thread that embeds."""
+
+    def __init__(
+        self,
+        load: Callable[[Embedding], Embedder],
+        most: int,
+        seen: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        """Start the thread.
+
+        load  gives the network of an embedding, for any number of pictures up to `most`.
+        seen  is told of each batch: pictures, seconds.
+        """
+        self._load, self._most, self._seen = load, most, seen
+        self._network: tuple[Embedding, Embedder] | None = None
+        self._waiting: deque[Waiting] = deque()
+        self._decoding, self._closed = 0, False
+        self._last = 1  # pictures of the last batch
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="embed", daemon=True)
+        self._thread.start()
+
+    def submit(self, embedding: Embedding, pixels: np.ndarray) -> "Future[np.ndarray]":
+        """Have a picture embedded, or, without pixels, the network loaded."""
+        waiting = Waiting(embedding, pixels, Future())
+        with self._change:
+            self._waiting.append(waiting)
+            self._change.notify()
+        return waiting.result
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Say that a picture is about to come."""
+        with self._change:
+            self._decoding += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._decoding -= 1
+                self._change.notify()
+
+    def close(self) -> None:
+        """Embed what waits, then end."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next():
+            try:
+                network = self._network_of(batch[0].embedding)
+                pictures = [each for each in batch if each.pixels.size]
+                if pictures:
+                    start = time.perf_counter()
+                    vectors = network(np.stack([each.pixels for each in pictures]))  # (B, D)
+                    self._seen(len(pictures), time.perf_counter() - start)
+                    for each, vector in zip(pictures, vectors, strict=True):
+                        each.result.set_result(vector)
+                for each in batch:
+                    if not each.pixels.size:
+                        each.result.set_result(np.zeros(0, np.float32))
+            except Exception as error:  # whatever it is, those who wait must hear of it, and the next batch be tried
+                for each in batch:
+                    if not each.result.done():
+                        each.result.set_exception(error)
+
+    def _next(self) -> list[Waiting]:
+        with self._change:
+            while True:
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return []
+                self._change.wait_for(self._together, PATIENCE)
+                kind = self._waiting[0].embedding
+                batch: list[Waiting] = []
+                while self._waiting and self._waiting[0].embedding == kind and len(batch) < self._most:
+                    waiting = self._waiting.popleft()
+                    if waiting.result.set_running_or_notify_cancel():  # else nobody waits for it any more
+                        batch.append(waiting)
+                if batch:
+                    self._last = len(batch)
+                    return batch
+
+    def _together(self) -> bool:
+        """Whether there is nobody to wait for. Who asks one by one never waits; several in turn keep together."""
+        return len(self._waiting) >= self._most or (not self._decoding and len(self._waiting) >= self._last)
+
+    def _network_of(self, embedding: Embedding) -> Embedder:
+        if self._network is None or self._network[0] != embedding:
+            self._network = None  # frees it before the next is loaded
+            self._network = embedding, self._load(embedding)
+        return self._network[1]

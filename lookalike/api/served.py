@@ -1,0 +1,87 @@
+"""Pictures as they are sent out: decoded and encoded anew, so that nothing of the file goes along but the pixels."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from lookalike import images, thumbnails
+from lookalike.api import problems
+from lookalike.api.problems import Problem
+from lookalike.gallery import State
+from lookalike.images import ImageError
+from lookalike.journal import Journal
+
+PNG_MOST = 1_000_000  # pixels that are sent without loss, where the file was without
+JPEG = {"JPEG", "MPO", "WEBP"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the original of an image is, and what differs when it does."""
+
+    version: str
+    read: Callable[[], bytes]
+
+    def tag(self, side: int | None) -> str:
+        """The ETag of what is made of it."""
+        return f'"{hashlib.sha256(f"{self.version} {side}".encode()).hexdigest()[:32]}"'
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image."""
+
+    content: bytes
+    media_type: str
+    tag: str
+
+
+def stored(state: State, journal: Journal, row: int, folder: Path) -> Stored:
+    """Find the original of a row: an added one in the journal, any other in the folder of originals, never outside.
+
+    folder  of originals, or of a bundle's thumbnails, which then stand for them.
+    """
+    count = len(state.names.paths)
+    if row >= count:
+        digest = state.events[row - count].image
+        return Stored(digest, lambda: journal.image(digest))
+    if (folder / thumbnails.FILE).is_file():  # a bundle's: all the pictures there are
+        name, made = state.path_and_label(row)[0], (folder / thumbnails.FILE).stat()
+        return Stored(f"{name} {made.st_mtime_ns} {made.st_ino}", lambda: _bundled(folder)(name))
+    inside = folder.resolve()
+    path = (inside / state.path_and_label(row)[0]).resolve()
+    if not path.is_relative_to(inside) or not path.is_file():
+        raise Problem(problems.NO_ORIGINAL, "the image is in the index, but its file is not on this machine")
+    status = path.stat()
+    return Stored(f"{path} {status.st_mtime_ns} {status.st_size} {status.st_ino}", path.read_bytes)
+
+
+@lru_cache(4)
+def _bundled(folder: Path) -> Callable[[str], bytes]:
+    """What reads a bundle's pictures; verified once."""
+    return thumbnails.reader(folder)
+
+
+def rendered(found: Stored, side: int | None, max_pixels: int) -> Picture:
+    """Decode an original and encode it: PNG where the file was without loss and is small, else JPEG."""
+    try:
+        content = found.read()
+        image = images.decode(content, max_pixels)
+    except (ImageError, OSError, thumbnails.Missing):
+        raise Problem(problems.NO_ORIGINAL, "the image is in the index, but its file cannot be decoded") from None
+    kind = Image.open(io.BytesIO(content), formats=images.FORMATS).format
+    if side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    bare = Image.new("RGB", image.size)  # profile, comment and the like stay with the other
+    bare.paste(image)
+    out = io.BytesIO()
+    if kind in JPEG or image.width * image.height > PNG_MOST:
+        bare.save(out, "JPEG", quality=90)
+    else:
+        bare.save(out, "PNG")
+    return Picture(out.getvalue(), Image.MIME["JPEG" if out.getvalue()[:2] == b"\xff\xd8" else "PNG"], found.tag(side))

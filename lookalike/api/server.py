@@ -1,0 +1,99 @@
+"""Running the server."""
+
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from lookalike.api.app import create
+from lookalike.api.service import Service
+from lookalike.api.settings import Settings
+from lookalike.errors import LookalikeError
+
+TOKEN_VARIABLE = "LOOKALIKE_TOKEN"  # noqa: S105
+GRACE = 30  # seconds for what is under way, when the server is to end
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def run(settings: Settings, host: str, port: int, tell: Callable[[str], None], *, log: bool = True) -> None:
+    """Serve until a signal ends it, then finish what is under way. Raises LookalikeError if it cannot begin."""
+    loopback = is_loopback(host)
+    if not loopback and not settings.token:
+        tell(f"warning: anybody who reaches {host} can search and change the collection; set {TOKEN_VARIABLE}")
+    service = Service(settings, tell)
+    service.open()
+    _, app = create(service, log=log)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what uvicorn passes on after it has ended well
+        signal.signal(number, lambda *_: None)
+    with listening(host, port) as door:
+        server = Server(app, door, tell, service)
+        server.run([door])
+    if server.failed:
+        raise LookalikeError(str(server.failed))
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound, and refused in one line if it cannot be."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise LookalikeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from None
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, and ends if the network cannot be loaded."""
+
+    def __init__(self, app: Any, door: socket.socket, tell: Callable[[str], None], service: Service) -> None:
+        super().__init__(uvicorn.Config(
+            app, access_log=False, log_level="warning", server_header=False, proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=GRACE,
+        ))  # fmt: skip
+        self._door, self._tell, self._service = door, tell, service
+        self.failed: BaseException | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; then load the network, while /health is answered already."""
+        await super().startup(sockets)
+        host, port = self._door.getsockname()[:2]
+        self._tell(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+        self._service.load().add_done_callback(self._loaded)
+
+    def _loaded(self, done: "Any") -> None:
+        self.failed = done.exception()
+        if self.failed:
+            self.should_exit = True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token(file: Path | None) -> str:
+    """The token, from a file or the environment; "" for none."""
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip()
+    content = file.read_text(encoding="utf-8").strip()
+    if not content:
+        raise LookalikeError(f"{file} holds no token")
+    return content
+
+
+def hosts(host: str, named: tuple[str, ...], token: str) -> frozenset[str]:
+    """The names that a request may be addressed to; on loopback without a token only this machine's, else any."""
+    if named or (is_loopback(host) and not token):
+        return frozenset({*(each.lower() for each in named), *LOOPBACK, host.lower()})
+    return frozenset()

@@ -1,0 +1,91 @@
+"""Receiving a picture: counted while it arrives, kept in memory, its name not read."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from lookalike.api import problems
+from lookalike.api.problems import Problem
+from lookalike.api.service import Admission
+from lookalike.api.settings import Settings
+
+FIELDS_MOST = 10
+FIELD_BYTES = 4096
+# What no picture is sent as; anything else is taken for one, as curl calls it application/x-www-form-urlencoded.
+REFUSED = ("application/json", "application/xml", "text/")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture, and the other fields of a form."""
+
+    content: bytes
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class InMemory(MultiPartParser):
+    """Starlette's reader, whose files stay in memory: the number of bytes is limited already."""
+
+    spool_max_size = 1 << 40
+
+
+async def receive(request: Request, settings: Settings, place: Admission) -> Upload:
+    """Read a picture: the field `file` of a form, or the body itself. Raises Problem as soon as it is too large."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared.startswith(REFUSED):
+        raise Problem(problems.NOT_AN_IMAGE, f"{declared} is no image; send the picture as it is, as image/*, "
+                      "application/octet-stream or multipart/form-data")  # fmt: skip
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > settings.max_bytes:
+        raise _too_many(settings)
+    try:
+        async with asyncio.timeout(settings.upload_seconds):
+            if declared == "multipart/form-data":
+                upload = await _form(request, settings, place)
+            else:
+                upload = Upload(b"".join([chunk async for chunk in _counted(request, settings, place)]))
+    except TimeoutError:
+        raise Problem(
+            problems.SLOW_UPLOAD, f"the body took more than {settings.upload_seconds:g} seconds to arrive"
+        ) from None
+    except ClientDisconnect:
+        raise Problem(problems.BROKEN_UPLOAD, "the connection was closed before the body was complete") from None
+    if not upload.content:
+        raise Problem(
+            problems.NO_PICTURE, "the picture is empty; send it as the body, or as the field `file` of a form"
+        )
+    return upload
+
+
+async def _counted(request: Request, settings: Settings, place: Admission) -> AsyncGenerator[bytes, None]:
+    async for chunk in request.stream():
+        place.holds(len(chunk))
+        if place.held > settings.max_bytes:
+            raise _too_many(settings)
+        yield chunk
+
+
+async def _form(request: Request, settings: Settings, place: Admission) -> Upload:
+    body = _counted(request, settings, place)
+    parser = InMemory(request.headers, body, max_files=1, max_fields=FIELDS_MOST, max_part_size=FIELD_BYTES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Problem(problems.BROKEN_UPLOAD, f"the form cannot be read: {error.message}") from None
+    except (KeyError, UnicodeError, ValueError):
+        raise Problem(problems.BROKEN_UPLOAD, "the form cannot be read: a part's head is broken") from None
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise Problem(problems.NO_PICTURE, "the form has no field `file` that holds a file")
+        return Upload(await file.read(), {name: value for name, value in form.items() if isinstance(value, str)})
+    finally:
+        await form.close()
+
+
+def _too_many(settings: Settings) -> Problem:
+    return Problem(problems.TOO_MANY_BYTES, f"more than {settings.max_bytes} bytes; send a smaller file")

@@ -1,0 +1,60 @@
+"""What searches found, as one figure: a row a query, itself first, similarity and class under each hit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import images
+from lookalike.gallery import Gallery, Hit
+from lookalike.pictures import MAX_PIXELS
+from lookalike.plots import Example, example_queries
+from lookalike.plots import Hit as Drawn
+from lookalike.thumbnails import Thumbnails
+
+SIDE = 160  # pixels of a picture in the figure
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query, pixels uint8 (S, S, 3), and its hits.
+
+    name   what is written under it.
+    label  its class; None where that is not known, and no hit is marked as right or wrong.
+    """
+
+    name: str
+    pixels: np.ndarray
+    label: str | None
+    hits: list[Hit]
+
+
+def found_with(name: str, content: bytes, hits: list[Hit]) -> Found:
+    """What a picture from outside found; its class is not known."""
+    return Found(name, images.fit(images.decode(content, MAX_PIXELS), SIDE, "pad"), None, hits)
+
+
+def found_from(path: str, gallery: Gallery, pictures: Thumbnails, hits: list[Hit]) -> Found:
+    """What an image of the collection found."""
+    state = gallery.state
+    _, label = state.path_and_label(state.row(path))
+    return Found(label or path.rpartition("/")[2], pictures.pixels(path, SIDE), label or None, hits)
+
+
+def draw(found: list[Found], pictures: Thumbnails, searched: int, path: Path) -> None:
+    """Write the figure as a PNG. Raises Missing where the picture of a hit cannot be read.
+
+    searched  images, by each query.
+    """
+    examples = [
+        Example(one.pixels, one.name, None, [
+            Drawn(pictures.pixels(hit.path, SIDE), hit.label, hit.cosine, _relevant(one.label, hit.label))
+            for hit in one.hits
+        ])
+        for one in found
+    ]  # fmt: skip
+    example_queries(examples, f"Most similar of {searched:,} images", path)
+
+
+def _relevant(query: str | None, hit: str) -> bool | None:
+    return query == hit if query and hit else None

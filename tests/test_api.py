@@ -1,0 +1,718 @@
+"""The server, as a client meets it: a process of its own on a loopback port, a small index, a small real network."""
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from conftest import ROOT, picture
+from PIL import Image
+
+from lookalike import images, indexes, manifest, refine, searcher
+from lookalike.api import guard, ids, problems
+from lookalike.api.app import create
+from lookalike.api.service import Service
+from lookalike.api.settings import Settings
+from lookalike.files import new_folder, write_json
+from lookalike.network import Embedding, Network
+from lookalike.pictures import Pictures
+from lookalike.runtimes import openvino
+
+PATHS = [f"{label}/digit_{number:04}.{'jpg' if number % 3 == 1 else 'png'}" for label in "34" for number in range(20)]
+FIRST = "3/digit_0003.png"
+SIZE, D = 32, 48
+SECRET = "a-word-in-the-metadata"
+
+
+def network(folder: Path, layers: int = 1, seed: int = 0) -> Network:
+    """Write a convolutional network with random weights, for OpenVINO; more layers take longer."""
+    from openvino import opset13 as ops
+
+    from lookalike.ov import ov, save
+
+    draw = np.random.default_rng(seed)
+    pixels = ops.parameter([-1, -1, -1, 3], np.uint8)
+    rest = ops.multiply(ops.convert(pixels, "f32"), np.float32(1 / 255))
+    rest = ops.transpose(rest, np.array([0, 3, 1, 2]))
+    width = 3
+    for _ in range(layers):
+        kernel = draw.normal(size=(D, width, 3, 3)).astype(np.float32) / np.sqrt(9 * width).astype(np.float32)
+        rest = ops.relu(ops.convolution(rest, kernel, [1, 1], [1, 1], [1, 1], [1, 1]))
+        width = D
+    model = ov.Model([ops.reduce_mean(rest, np.array([2, 3]))], [pixels], "small")
+    described = Network("small", "random", "last", "avg", D, 1, f"{seed}-{layers}")
+    with new_folder(folder) as partial:
+        save(model, partial / "network.xml")
+        write_json(partial / "model.json", asdict(described))
+    return described
+
+
+@dataclass(frozen=True)
+class Where:
+    """A collection on disk."""
+
+    folder: Path
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+    @property
+    def options(self) -> list[str]:
+        return [f"--{name}={self.folder / name}" for name in ("index", "model", "changes")]
+
+    def open(self) -> Pictures:
+        return Pictures(self.index, self.folder / "model", self.folder / "changes")
+
+    def content(self, path: str = FIRST) -> bytes:
+        return (self.folder / "raw" / path).read_bytes()
+
+    def built(self, layers: int = 1, seed: int = 0, paths: list[str] = PATHS) -> "Where":
+        """Write the pictures, the network, and, as the stages do, the index."""
+        raw = self.folder / "raw"
+        for number, path in enumerate(paths):
+            (raw / path).parent.mkdir(parents=True, exist_ok=True)
+            exif = Image.Exif()
+            exif[0x010E] = SECRET
+            picture(number, 60, 40).save(raw / path, exif=exif)
+        described = network(self.folder / "model", layers, seed)
+        embed = openvino.load(self.folder / "model", SIZE, 1, "float32")
+        squares = [images.fit(images.decode((raw / path).read_bytes(), 10**6), SIZE, "pad") for path in paths]
+        features = np.concatenate([embed(square[np.newaxis]) for square in squares])
+        chosen = indexes.Settings.model_validate({
+            "kind": "flat", "storage": "float32", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
+            "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
+            "refine": {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3},
+        })  # fmt: skip
+        refinement, tuned, why = searcher.build(features, chosen)
+        with new_folder(self.index) as partial:
+            labels = np.array([path[0] for path in paths])
+            indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
+            Embedding(described, SIZE, "pad").save(partial)
+            digests = manifest.digests(partial)
+        write_json(self.index.with_suffix(".json"), {"files": digests})
+        return self
+
+
+class Server:
+    """`lookalike serve`, running."""
+
+    def __init__(self, where: Where, *options: str, **environment: str) -> None:
+        self.where = where
+        self.log = (where.folder / f"log-{time.monotonic_ns()}").open("w+")
+        command = [sys.executable, "-m", "lookalike.cli", "serve", "--port=0", f"--images={where.folder / 'raw'}"]
+        self.process = subprocess.Popen(
+            [*command, *where.options, *options], stderr=self.log, cwd=where.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"serving on (http://\S+)", self.said())):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+        self.url = found[1]
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        token = environment.get("LOOKALIKE_TOKEN")
+        if token:
+            self.client.headers["Authorization"] = f"Bearer {token}"
+        while self.client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def search(self, content: bytes, **options: Any) -> httpx.Response:
+        return self.client.post("/search", content=content, params=options)
+
+    def figure(self, name: str) -> float:
+        found = re.search(rf"^{name} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.client.close()
+        assert self.process.wait(30) == 0, self.said()
+        self.log.close()
+
+
+@contextmanager
+def serving(where: Where, *options: str, **environment: str) -> Iterator[Server]:
+    server = Server(where, *options, **environment)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.end()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("LOOKALIKE_TOKEN", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Where:
+    return Where(tmp_path_factory.mktemp("collection")).built()
+
+
+@pytest.fixture(scope="module")
+def server(where: Where) -> Iterator[Server]:
+    """One for the tests that leave the collection as it was."""
+    with serving(where, "--max-bytes=1000000", "--max-pixels=4000000", "--cors=https://page.example") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Where:
+    """A collection whose network takes tens of milliseconds."""
+    return Where(tmp_path_factory.mktemp("slow")).built(layers=40)
+
+
+@pytest.fixture
+def own(where: Where, tmp_path: Path) -> Where:
+    """A collection of the test's own."""
+    for name in ("raw", "model", "index"):
+        shutil.copytree(where.folder / name, tmp_path / name)
+    shutil.copy(where.index.with_suffix(".json"), tmp_path / "index.json")
+    return Where(tmp_path)
+
+
+def is_problem(answer: httpx.Response, kind: problems.Kind) -> bool:
+    """An answer is a problem of a kind, complete, and with a sentence."""
+    content = answer.json()
+    assert (answer.status_code, content["type"]) == (kind.status, kind.type), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(content) == {"type", "title", "status", "detail"} and len(content["detail"]) > 10
+    assert answer.headers["cache-control"] == "no-store"
+    assert all(name in answer.headers for name in kind.headers)
+    assert "/" + "tmp" not in answer.text  # no path of the machine
+    return True
+
+
+def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
+    return [{**asdict(hit), "id": ids.of(hit.path)} for hit in hits]
+
+
+# --- searching --------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_finds_what_the_command_finds(server: Server, where: Where) -> None:
+    content, alone = where.content(), where.open()
+    expected = as_sent(alone.search(content, 5))
+    assert server.search(content, k=5).json()["hits"] == expected
+    answer = server.client.post("/search?k=5", files={"file": ("../../x", content, "text/html")})
+    assert answer.json()["hits"] == expected
+    assert expected[0]["path"] == FIRST
+    only = server.search(content, k=3, label="4", min_similarity=-0.5).json()["hits"]
+    assert only == as_sent(alone.search(content, 3, -0.5, "4"))
+    assert len(server.search(content).json()["hits"]) == 10
+
+
+def test_similar_needs_no_network(server: Server, where: Where) -> None:
+    before = server.figure("lookalike_batch_size_count")
+    answer = server.client.get(f"/items/{ids.of(FIRST)}/similar", params={"k": 39})
+    assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, 39))
+    assert server.figure("lookalike_batch_size_count") == before
+
+
+def test_images_are_served_without_their_metadata(server: Server, where: Where) -> None:
+    for path, kind in ((FIRST, "PNG"), ("3/digit_0001.jpg", "JPEG")):
+        assert SECRET.encode() in where.content(path)
+        answer = server.client.get(f"/items/{ids.of(path)}/image")
+        image = Image.open(io.BytesIO(answer.content))
+        assert (image.format, image.size, dict(image.getexif())) == (kind, (60, 40), {})
+        assert SECRET.encode() not in answer.content
+        assert answer.headers["content-type"] == f"image/{kind.lower()}"
+        tag = {"If-None-Match": answer.headers["etag"]}
+        assert server.client.get(f"/items/{ids.of(path)}/image", headers=tag).status_code == 304
+        assert server.client.get(f"/items/{ids.of(path)}/thumbnail", headers=tag).status_code == 200
+    small = server.client.get(f"/items/{ids.of(FIRST)}/thumbnail", params={"size": 30})
+    assert Image.open(io.BytesIO(small.content)).size == (30, 20)
+
+
+def test_an_original_outside_the_folder_is_not_served(own: Where) -> None:
+    (own.folder / "secret.png").write_bytes(own.content())
+    (own.folder / "raw" / FIRST).unlink()
+    (own.folder / "raw" / FIRST).symlink_to(own.folder / "secret.png")
+    (own.folder / "raw" / "3/digit_0000.png").unlink()
+    with serving(own) as server:
+        for path in (FIRST, "3/digit_0000.png"):
+            assert is_problem(server.client.get(f"/items/{ids.of(path)}/image"), problems.NO_ORIGINAL)
+
+
+def test_ids_are_looked_up_and_nothing_else(server: Server) -> None:
+    for text in (ids.of("../secret.png"), ids.of("/etc/passwd"), ids.of("3/digit_0003.png\0"), "..", "%2e%2e", "é", "A",
+                 ids.of(FIRST) + "=", ids.of("3/./digit_0003.png")):  # fmt: skip
+        assert server.client.get(f"/items/{text}/image").status_code == 404
+
+
+# --- every error ------------------------------------------------------------------------------------------------------
+
+ITEM = f"/items/{ids.of(FIRST)}"
+WRONG: list[tuple[str, str, dict[str, Any], problems.Kind]] = [
+    ("GET", f"{ITEM}/similar?k=0", {}, problems.INVALID),
+    ("GET", f"{ITEM}/similar?k=40", {}, problems.INVALID),
+    ("GET", f"{ITEM}/similar?k=x", {}, problems.INVALID),
+    ("GET", f"{ITEM}/similar?min_similarity=nan", {}, problems.INVALID),
+    ("GET", f"{ITEM}/similar?label=5", {}, problems.INVALID),
+    ("GET", f"{ITEM}/thumbnail?size=9999", {}, problems.INVALID),
+    ("GET", "/items/nothing/similar", {}, problems.UNKNOWN_ITEM),
+    ("GET", "/items/nothing", {}, problems.UNKNOWN_ITEM),
+    ("DELETE", "/items/nothing", {}, problems.UNKNOWN_ITEM),
+    ("GET", "/nothing", {}, problems.NO_ROUTE),
+    ("PUT", "/search", {}, problems.METHOD),
+    ("POST", "/search", {}, problems.NO_PICTURE),
+    ("POST", "/search", {"data": {"file": "text"}, "files": {"other": b"x"}}, problems.NO_PICTURE),
+    ("POST", "/search", {"files": {"file": b""}}, problems.NO_PICTURE),
+    ("POST", "/search", {"json": {"url": "http://127.0.0.1/x.png"}}, problems.NOT_AN_IMAGE),
+    ("POST", "/search", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, problems.BROKEN_UPLOAD),
+    ("POST", "/search", {"content": b"--a\r\nbroken", "headers": {"Content-Type": "multipart/form-data; boundary=a"}},
+     problems.NO_PICTURE),
+    ("POST", "/search?label=5", {"files": {"file": "GOOD"}}, problems.INVALID),
+    ("POST", "/search?k=41", {"files": {"file": "GOOD"}}, problems.INVALID),
+    ("POST", "/items?label=3&name=digit_0003.png", {"files": {"file": "GOOD"}}, problems.EXISTS),
+    ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": "x.exe"}}, problems.INVALID),
+    ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": "x.png", "label": "../.."}}, problems.INVALID),
+    ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": ".x.png"}}, problems.INVALID),
+    ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": "a\nb.png"}}, problems.INVALID),
+    ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"replace": "perhaps"}}, problems.INVALID),
+    ("POST", "/items", {"content": b"x" * 10}, problems.NOT_AN_IMAGE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "target", "sent", "kind"), WRONG, ids=[f"{m} {t} {k.name}" for m, t, _, k in WRONG])
+def test_every_mistake_has_its_problem(
+    server: Server, where: Where, method: str, target: str, sent: dict[str, Any], kind: problems.Kind
+) -> None:
+    if sent.get("files") == {"file": "GOOD"}:
+        sent = {**sent, "files": {"file": where.content()}}
+    assert is_problem(server.client.request(method, target, **sent), kind)
+
+
+# --- hostile uploads --------------------------------------------------------------------------------------------------
+
+
+def saved(kind: str, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture(1, *size).save(out, kind, **options)
+    return out.getvalue()
+
+
+def animated(kind: str) -> bytes:
+    return saved(kind, save_all=True, append_images=[picture(2), picture(3)])
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+def with_archive(content: bytes) -> bytes:
+    out = io.BytesIO(content)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("run.class", "x")
+    return out.getvalue()
+
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], problems.Kind]] = {
+    "truncated JPEG": (lambda: saved("JPEG")[:-60], problems.BROKEN_IMAGE),
+    "head of a JPEG": (lambda: saved("JPEG")[:4], problems.NOT_AN_IMAGE),
+    "truncated PNG": (lambda: saved("PNG")[:-60], problems.BROKEN_IMAGE),
+    "huge claim": (lambda: png_that_claims(60_000, 60_000), problems.TOO_MANY_PIXELS),
+    "lying claim": (lambda: png_that_claims(1000, 1000), problems.BROKEN_IMAGE),
+    "many pixels": (lambda: saved("PNG", (2500, 2000)), problems.TOO_MANY_PIXELS),
+    "many bytes": (lambda: os.urandom(1_000_001), problems.TOO_MANY_BYTES),
+    "JPEG and ZIP": (lambda: with_archive(saved("JPEG")), problems.TWO_FORMATS),
+    "GIF and script": (lambda: saved("GIF") + b"=1;<script>alert(1)</script>", problems.TWO_FORMATS),
+    "PNG with a page": (lambda: saved("PNG")[:-12] + b"<!DOCTYPE html><html>", problems.TWO_FORMATS),
+    "JPEG and PDF": (lambda: saved("JPEG", comment=b"%PDF-1.7 obj"), problems.TWO_FORMATS),
+    "JPEG of many scans": (lambda: saved("JPEG") + b"\xff\xda" * 100, problems.BROKEN_IMAGE),
+    "animated GIF": (lambda: animated("GIF"), problems.SEVERAL_FRAMES),
+    "animated WebP": (lambda: animated("WEBP"), problems.SEVERAL_FRAMES),
+    "animated PNG": (lambda: animated("PNG"), problems.SEVERAL_FRAMES),
+    "pages of TIFF": (lambda: animated("TIFF"), problems.SEVERAL_FRAMES),
+    "SVG": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1/"/></svg>',
+            problems.NOT_AN_IMAGE),
+    "EPS": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", problems.NOT_AN_IMAGE),
+    "text": (lambda: b"not a picture at all", problems.NOT_AN_IMAGE),
+    "zeros": (lambda: bytes(1000), problems.NOT_AN_IMAGE),
+    "address": (lambda: b"http://169.254.169.254/latest/meta-data", problems.NOT_AN_IMAGE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_upload_is_refused_and_the_next_one_works(server: Server, where: Where, name: str) -> None:
+    make, kind = HOSTILE[name]
+    content = make()
+    assert is_problem(server.search(content), kind)
+    assert is_problem(server.client.post("/search", files={"file": ("a.jpg", content, "image/jpeg")}), kind)
+    assert is_problem(server.client.post("/items", files={"file": ("../../x", content)}), kind)
+    assert server.search(where.content(), k=1).json()["hits"][0]["path"] == FIRST
+
+
+def test_a_photo_with_previews_is_one_picture(server: Server) -> None:
+    """As many telephones write it (MPO)."""
+    assert server.search(saved("MPO", save_all=True, append_images=[picture(2)])).status_code == 200
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_body_that_is_too_large_is_refused_before_it_is_there(server: Server, form: bool) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as door:
+        kind = "multipart/form-data; boundary=b" if form else "image/png"
+        start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' if form else b""
+        door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
+                     "Transfer-Encoding: chunked\r\n\r\n".encode())  # fmt: skip
+        chunk, sent = b"\x89PNG" * 25_000, 0
+        if start:
+            door.sendall(b"%x\r\n%s\r\n" % (len(start), start))
+        answer = b""
+        while sent < 50_000_000 and not answer:
+            door.settimeout(30)
+            door.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            sent += len(chunk)
+            door.settimeout(0.02)
+            try:
+                answer = door.recv(65536)
+            except TimeoutError:
+                pass
+        door.settimeout(30)
+        while more := door.recv(65536):
+            answer += more
+        assert answer.startswith(b"HTTP/1.1 413 ") and b"too-many-bytes" in answer
+        assert b"connection: close" in answer.lower()
+        assert sent < 3_000_000
+    assert server.client.get("/ready").status_code == 200
+
+
+def test_a_body_that_is_declared_too_large_is_not_received(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as door:
+        door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Length: 50000000\r\n\r\n".encode())
+        assert door.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_who_breaks_off_leaves_nothing_behind(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as door:
+        door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Length: 500\r\n\r\nhalf".encode())
+    deadline = time.monotonic() + 30
+    while server.figure("lookalike_queries_under_way"):
+        assert time.monotonic() < deadline
+    assert server.process.poll() is None
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_added_replaced_and_removed(own: Where) -> None:
+    content, other = saved("JPEG", (70, 50), comment=SECRET.encode()), saved("PNG", (50, 70))
+    with serving(own) as server:
+        form = {"label": "cat", "name": r"C:\photos\..\tom.jpg"}
+        answer = server.client.post("/items", files={"file": ("../../x", content)}, data=form)
+        assert answer.status_code == 201
+        assert answer.json() == {"id": ids.of("cat/tom.jpg"), "path": "cat/tom.jpg", "label": "cat"}
+        here = answer.headers["location"]
+        assert server.client.get(here).json() == answer.json()
+        assert server.search(content, k=1).json()["hits"][0]["path"] == "cat/tom.jpg"
+        image = server.client.get(f"{here}/image")
+        assert SECRET.encode() in content and SECRET.encode() not in image.content
+        assert is_problem(server.client.post("/items", content=content, params=form), problems.EXISTS)
+        again = server.client.post("/items", content=other, params={**form, "replace": "true"})
+        assert (again.status_code, again.json()) == (200, answer.json())
+        changed = server.client.get(f"{here}/image", headers={"If-None-Match": image.headers["etag"]})
+        assert Image.open(io.BytesIO(changed.content)).size == (50, 70)
+        named = server.client.post("/items", files={"file": ("../../x", content)})
+        assert named.json()["path"] == f"{hashlib.sha256(content).hexdigest()[:32]}.jpg"
+        assert server.client.delete(here).status_code == 204
+        assert is_problem(server.client.delete(here), problems.UNKNOWN_ITEM)
+        assert is_problem(server.client.get(f"{here}/similar"), problems.UNKNOWN_ITEM)
+        assert server.client.delete(ITEM).status_code == 204  # one of the index's own
+        assert server.search(own.content(), k=1).json()["hits"][0]["path"] != FIRST
+        assert server.client.get("/ready").json()["images"] == len(PATHS)
+    assert (own.folder / "raw" / FIRST).exists()
+
+
+def test_what_another_process_adds_is_seen_at_once(own: Where) -> None:
+    (own.folder / "new.png").write_bytes(saved("PNG"))
+    with serving(own) as server:
+        subprocess.run(
+            [sys.executable, "-m", "lookalike.cli", "add", str(own.folder / "new.png"), "--label=9", *own.options],
+            check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert server.search(saved("PNG"), k=1, label="9").json()["hits"][0]["path"] == "9/new.png"
+        assert server.client.get(f"/items/{ids.of('9/new.png')}/similar").status_code == 200
+
+
+def test_an_index_that_is_rebuilt_is_opened_anew(own: Where) -> None:
+    with serving(own) as server:
+        assert server.client.post("/items", content=saved("PNG"), params={"name": "kept.png"}).status_code == 201
+        own.built(paths=[*PATHS, "5/new.png"])
+        assert len(server.client.get(f"/items/{ids.of('5/new.png')}/similar").json()["hits"]) == 10
+        assert server.client.get("/ready").json()["images"] == len(PATHS) + 2
+        own.built(layers=2, seed=5)  # under another network, by which the addition is embedded anew
+        alone = own.open()
+        for k in (1, 41):
+            assert server.search(own.content(), k=k).json()["hits"] == as_sent(alone.search(own.content(), k))
+        (own.index / "labels.npy").write_bytes(b"broken")
+        write_json(own.index.with_suffix(".json"), {"files": {"x": "y"}})
+        assert is_problem(server.search(own.content()), problems.UNAVAILABLE)
+        own.built()
+        assert server.search(own.content(), k=1).json()["hits"][0]["path"] == FIRST
+
+
+def test_a_kill_loses_nothing_that_was_answered(own: Where) -> None:
+    answered: list[str] = []
+    for life in range(2):
+        server = Server(own)
+
+        def add(number: int, server: Server = server, life: int = life) -> None:
+            try:
+                sent = server.client.post("/items", content=saved("PNG"), params={"name": f"{life}-{number}.png"})
+                if sent.status_code == 201:
+                    answered.append(sent.json()["id"])
+            except httpx.TransportError:
+                pass  # it was killed
+
+        before = len(answered)
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(add, number) for number in range(500)]
+            while len(answered) < before + 12:
+                time.sleep(0.005)
+            server.process.send_signal(signal.SIGKILL)
+            for each in running:
+                each.cancel()
+        server.process.wait()
+    with serving(own) as server:
+        lost = [each for each in answered if server.client.get(f"/items/{each}/thumbnail").status_code != 200]
+        assert len(answered) >= 24 and not lost
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_come_together_are_embedded_together(slow: Where) -> None:
+    contents = [saved("PNG", (40 + number, 30)) for number in range(16)]
+    alone = slow.open()
+    with serving(slow, "--batch=8") as server:
+        expected = [as_sent(alone.search(content, 5)) for content in contents]
+        calls, pictures = (server.figure(f"lookalike_batch_size_{what}") for what in ("count", "sum"))
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda content: server.search(content, k=5).json()["hits"], contents))
+        assert found == expected
+        assert server.figure("lookalike_batch_size_sum") - pictures == 16
+        assert server.figure("lookalike_batch_size_count") - calls <= 10
+        assert server.figure('lookalike_batch_size_bucket{le="8.0"}') == server.figure("lookalike_batch_size_count")
+
+
+def test_a_vector_does_not_depend_on_its_company(slow: Where) -> None:
+    service = Service(Settings(slow.index, slow.folder / "model", slow.folder / "changes"), print)
+    service.open()
+    embed = service._load(slow.open().gallery.embedding)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
+    alone = np.concatenate([embed(pixels[[row]]) for row in range(16)])
+    for size in (2, 3, 8, 16):
+        np.testing.assert_allclose(embed(pixels[:size]), alone[:size], rtol=0, atol=1e-6 * np.abs(alone).max())
+    service.close()
+
+
+def test_past_the_queue_a_request_is_turned_away(slow: Where) -> None:
+    with serving(slow, "--queue=3", "--batch=1") as server, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: server.search(slow.content(), k=1), range(24)))
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert 0 < len(refused) < 24
+        for answer in refused:
+            assert is_problem(answer, problems.QUEUE_FULL) and int(answer.headers["retry-after"]) >= 1
+        assert server.search(slow.content(), k=1).status_code == 200
+
+
+def test_a_signal_lets_what_is_under_way_end(slow: Where) -> None:
+    server = Server(slow, "--batch=1")
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(server.search, slow.content(), k=1) for _ in range(6)]
+        while server.figure("lookalike_queries_under_way") < 3:
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert server.process.wait(30) == 0
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_needed_where_one_is_set(where: Where) -> None:
+    word = "0123456789abcdef"
+    with serving(where, LOOKALIKE_TOKEN=word) as server:
+        for header in ("", "Bearer", "Bearer 0123456789abcdeX", f"Basic {word}", "Bearer é"):
+            for target in ("/ready", "/metrics", "/openapi.json", f"{ITEM}/similar", "/nothing"):
+                answer = httpx.get(f"{server.url}{target}", headers={"Authorization": header.encode()})
+                assert is_problem(answer, problems.UNAUTHORIZED)
+        assert is_problem(httpx.post(f"{server.url}/search", content=where.content()), problems.UNAUTHORIZED)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert server.client.get("/openapi.json").status_code == 200
+        assert word not in server.said()
+
+
+def test_a_weak_token_and_a_taken_port_are_refused_in_a_line(where: Where, server: Server) -> None:
+    (where.folder / "token").write_text("short\n")
+    port = server.url.rpartition(":")[2]
+    for options, reason in ([f"--token-file={where.folder / 'token'}"], "16"), ([f"--port={port}"], port):
+        done = subprocess.run(
+            [sys.executable, "-m", "lookalike.cli", "serve", *where.options, *options],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 1 and reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_without_its_packages_serve_says_what_to_install(where: Where) -> None:
+    program = "import sys; sys.modules['fastapi'] = None; from lookalike.cli import app; app(['serve'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 1
+    expected = "lookalike: error: fastapi is not installed: pip install -r requirements-serve.txt\n"
+    assert done.stderr == expected
+
+
+def test_pages_from_elsewhere(server: Server, where: Where) -> None:
+    def asked(origin: str) -> httpx.Response:
+        return server.client.post("/search?k=1", content=where.content(), headers={"Origin": origin})
+
+    assert is_problem(asked("https://elsewhere.example"), problems.FORBIDDEN)
+    assert is_problem(asked("null"), problems.FORBIDDEN)
+    assert asked("https://page.example").headers["access-control-allow-origin"] == "https://page.example"
+    assert asked(server.url).status_code == 200
+    rebound = server.client.get("/ready", headers={"Host": "attacker.example"})
+    assert is_problem(rebound, problems.FORBIDDEN)
+    for host in ("localhost:1", "[::1]:1"):
+        assert server.client.get("/ready", headers={"Host": host}).status_code == 200
+    with serving(where) as plain:
+        ask = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+        for answer in (plain.client.options("/search", headers=ask), plain.client.get("/ready", headers=ask)):
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_every_answer_has_its_headers_and_a_line_in_the_log(server: Server) -> None:
+    for target in ("/health", "/nothing", f"{ITEM}/image", f"{ITEM}/similar"):
+        headers = server.client.get(target).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert "server" not in headers
+        assert "no-" in headers["cache-control"]
+    lines = [json.loads(line) for line in server.said().splitlines() if line.startswith("{")]
+    assert {"time", "client", "method", "path", "status", "bytes", "ms"} == set(lines[-1])
+    assert (lines[-1]["path"], lines[-1]["status"]) == (f"{ITEM}/similar", 200)
+
+
+# --- limits of time, in this process ----------------------------------------------------------------------------------
+
+
+def answered_here(
+    where: Where, settings: dict[str, Any], ask: Callable[[httpx.AsyncClient], Any], load: bool = True
+) -> Any:
+    service = Service(Settings(where.index, where.folder / "model", where.folder / "changes", **settings), print)
+    service.open()
+    if load:
+        service.load().result()
+    _, app = create(service, log=False)
+
+    async def run() -> Any:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await ask(client)
+
+    try:
+        return asyncio.run(run())
+    finally:
+        service.close()
+
+
+def test_decoding_and_receiving_have_a_limit_of_time(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stalled() -> Any:
+        yield b"\x89PNG"
+        await asyncio.sleep(5)
+
+    settings = {"seconds": 0.1, "upload_seconds": 0.2}
+    late = answered_here(where, settings, lambda client: client.post("/search", content=stalled()))
+    assert is_problem(late, problems.SLOW_UPLOAD)
+    monkeypatch.setattr(guard, "decode", lambda *_: time.sleep(0.5))
+    late = answered_here(where, settings, lambda client: client.post("/search", content=where.content()))
+    assert is_problem(late, problems.TOO_SLOW)
+
+
+def test_it_is_not_ready_before_the_network_is_loaded(where: Where) -> None:
+    for method, target in (("GET", "/ready"), ("POST", "/search"), ("POST", "/items")):
+        early = answered_here(
+            where, {}, lambda client, method=method, target=target: client.request(method, target), load=False
+        )
+        assert is_problem(early, problems.NOT_READY)
+    alive = answered_here(where, {}, lambda client: client.get(f"{ITEM}/similar"), load=False)
+    assert alive.status_code == 200
+
+
+# --- as documented ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_server_says() -> None:
+    made = subprocess.run([sys.executable, "-m", "lookalike.api", "docs"], cwd=ROOT, capture_output=True, text=True)
+    assert (ROOT / "docs/api.md").read_text() == made.stdout, "python -m lookalike.api docs > docs/api.md"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_examples_of_the_page_run(own: Where) -> None:
+    commands = re.findall(r"^```console\n(curl .*?)\n```", (ROOT / "docs/api.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(commands) >= 9
+    (own.folder / "data").mkdir()
+    (own.folder / "data/raw").symlink_to(own.folder / "raw")
+    with serving(own) as server:
+        for command in commands:
+            if "$LOOKALIKE_TOKEN" in command:
+                continue
+            command = command.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl -sS --fail ", 1)
+            subprocess.run(command, shell=True, check=True, cwd=own.folder, stdout=subprocess.DEVNULL)
+
+
+def test_every_answer_to_made_up_requests_is_as_documented(own: Where) -> None:
+    """Schemathesis, seeded and short."""
+    with serving(own, "--no-log") as server:
+        config = own.folder / "schemathesis.toml"
+        config.write_text("seed = 1\n[generation]\nmax-examples = 12\n[phases.stateful]\nenabled = false\n")
+        checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance",
+                  "response_headers_conformance", "response_schema_conformance", "unsupported_method")  # fmt: skip
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("schemathesis")), f"--config-file={config}", "run",
+             f"{server.url}/openapi.json", f"--checks={','.join(checks)}", "--generation-database=none"],
+            capture_output=True, text=True, cwd=own.folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        assert server.client.get("/ready").status_code == 200
+
+
+def test_an_id_is_of_one_path() -> None:
+    for path in (FIRST, "ünï/çødé ☃.png", "a" * 300, ""):
+        assert ids.path(ids.of(path)) == path

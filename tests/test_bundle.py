@@ -1,0 +1,157 @@
+"""A bundle answers as the project it was made from, and only as it was made; figures of hits; thumbnails."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_collection
+from click.testing import CliRunner, Result
+from PIL import Image
+from small_collection import Built
+
+from lookalike import thumbnails
+from lookalike.cli import app
+from lookalike.errors import LookalikeError
+from lookalike.gallery import Gallery
+from lookalike.pictures import Pictures
+from lookalike.thumbnails import Missing, Thumbnails
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
+
+
+@pytest.fixture
+def built(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
+    """24 pictures in three colours, in a project of its own that is the working folder."""
+    shutil.copytree(template, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return Built(tmp_path / "data")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def bundled(*more: str) -> Result:
+    return run("bundle", "served", *more)
+
+
+def test_a_bundle_answers_without_the_project(built: Built, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    small_collection.coloured("green", 999).save(photo)
+    before = [run("search", str(photo), "-k", "5").stdout, run("similar", "red/03.jpg", "-k", "5").stdout]
+    done = bundled()
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"] == 24
+    assert "lookalike ui --index served/index --model served/model" in done.stderr
+    shutil.rmtree(built.folder)
+    where = ["--index", "served/index", "--model", "served/model"]
+    after = [
+        run("search", str(photo), "-k", "5", *where).stdout,
+        run("similar", "red/03.jpg", "-k", "5", *where).stdout,
+    ]
+    assert after == before
+    assert [json.loads(line)["label"] for line in after[0].splitlines()] == ["green"] * 5
+    drawn = run("similar", "red/03.jpg", "--grid", "hits.png", *where)  # its pictures are in it
+    assert drawn.exit_code == 0, drawn.output
+    assert Image.open("hits.png").size[0] > 1000
+    assert sorted(path.name for path in Path("served/model").iterdir()) == ["model.json", "network.bin", "network.xml"]
+
+
+@pytest.mark.parametrize("name", ["index/index.faiss", "model/network.bin", "thumbnails/thumbnails.sqlite"])
+def test_a_bundle_that_was_changed_is_not_opened(built: Built, tmp_path: Path, name: str) -> None:
+    assert bundled().exit_code == 0
+    with (tmp_path / "served" / name).open("r+b") as file:
+        file.seek(8)
+        file.write(b"\xff\xfe\xfd")
+    done = run("search", str(built.picture("red/00.jpg")), "--grid", "hits.png", "--index", "served/index", "--model",
+               "served/model")  # fmt: skip
+    assert done.exit_code == 1
+    assert f"served/{name} is not the file that" in str(done.exception)
+
+
+def test_changes_are_refused_or_left_out(built: Built, tmp_path: Path) -> None:
+    photo = tmp_path / "new.png"
+    small_collection.coloured("blue", 7).save(photo)
+    assert run("add", str(photo), "--label", "blue").exit_code == 0
+    assert run("remove", "red/00.jpg").exit_code == 0
+    refused = bundled()
+    assert refused.exit_code == 1
+    assert "changes of 2 images" in str(refused.exception)
+    assert not Path("served").exists()
+    assert bundled("--without-changes").exit_code == 0
+    found = run("similar", "red/00.jpg", "-k", "23", "--index", "served/index").stdout
+    assert len(found.splitlines()) == 23
+    assert "new.png" not in found
+
+
+def test_what_is_no_bundle_is_left_alone(built: Built, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/thesis.txt").write_text("years of work")
+    done = bundled()
+    assert done.exit_code == 1
+    assert "is no bundle, so it was left as it is" in str(done.exception)
+    assert (tmp_path / "served/thesis.txt").read_text() == "years of work"
+    (tmp_path / "served/thesis.txt").unlink()
+    assert bundled().exit_code == 0  # an empty folder is taken
+    first = (tmp_path / "served/thumbnails.json").read_bytes()
+    assert bundled().exit_code == 0  # and a bundle replaced, by the same bytes
+    assert (tmp_path / "served/thumbnails.json").read_bytes() == first
+
+
+def test_a_missing_picture_stops_a_bundle_and_nothing_is_left(built: Built, tmp_path: Path) -> None:
+    built.picture("red/05.jpg").unlink()
+    done = bundled()
+    assert done.exit_code == 1
+    assert "red/05.jpg cannot be read" in str(done.exception)
+    assert not list(tmp_path.glob("served*"))
+
+
+def test_a_figure_shows_hits_and_misses(built: Built) -> None:
+    done = run("similar", "red/03.jpg", "-k", "12", "--grid", "hits.png")
+    assert done.exit_code == 0, done.output
+    figure = np.asarray(Image.open("hits.png").convert("RGB")).astype(int).reshape(-1, 3)
+    same, other = (np.abs(figure - colour).max(axis=1) < 8 for colour in ((27, 138, 75), (192, 57, 43)))
+    assert same.sum() > 500  # seven other red ones are framed green
+    assert other.sum() > 500
+    unmarked = run("search", str(built.picture("red/03.jpg")), "--grid", "photo.png")
+    assert unmarked.exit_code == 0, unmarked.output
+    figure = np.asarray(Image.open("photo.png").convert("RGB")).astype(int).reshape(-1, 3)
+    assert not (np.abs(figure - (27, 138, 75)).max(axis=1) < 8).any()  # a picture from outside has no class
+
+
+def test_thumbnails_hold_pixels_and_nothing_else(built: Built, tmp_path: Path) -> None:
+    secret = Image.new("RGB", (2000, 1000), "teal")
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    exif[0x0112] = 6  # lies on its side
+    secret.save(tmp_path / "new.jpg", exif=exif, comment=b"where I live", icc_profile=b"where I live" * 20)
+    pictures = Pictures(built.folder / "index", built.folder / "model", built.folder / "changes")
+    pictures.add("blue/new.jpg", "blue", (tmp_path / "new.jpg").read_bytes())
+    shown = Thumbnails(pictures.gallery, built.folder / "raw")
+    content = shown.of("blue/new.jpg")  # from the journal
+    assert b"where I live" not in content
+    assert Image.open(io.BytesIO(content)).size == (128, 256)
+    assert max(Image.open(io.BytesIO(thumbnails.encode(Image.new("RGB", (8, 4))))).size) == 128
+    assert shown.pixels("red/03.jpg", 50).shape == (50, 50, 3)
+    with pytest.raises(LookalikeError, match="is not in the collection"):
+        shown.of("../../etc/passwd")
+
+
+def test_no_path_leads_out_of_the_pictures(built: Built, tmp_path: Path) -> None:
+    """Not even one that an index names."""
+    (tmp_path / "secret.jpg").write_bytes(built.picture("red/00.jpg").read_bytes())
+    shown = Thumbnails(Gallery(built.folder / "index", built.folder / "changes"), built.folder / "raw")
+    for path in ("../../secret.jpg", str(tmp_path / "secret.jpg"), "red/../../../secret.jpg"):
+        with pytest.raises(Missing, match="is no path in"):
+            shown.own(path)
