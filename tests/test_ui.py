@@ -1,0 +1,477 @@
+"""The browser page: its rules without a browser, then a real Chromium that uploads, clicks, types and holds a phone."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_collection
+from import_graph import ROOT
+from PIL import Image
+from small_collection import Built
+
+from lookalike.errors import LookalikeError
+from lookalike.gallery import Gallery
+from lookalike.ui.launch import MAX_MEGABYTES, how
+
+streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
+from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
+
+from lookalike.ui import opened as ui_opened  # noqa: E402
+from lookalike.ui.opened import Query, query_from  # noqa: E402
+
+APP = ROOT / "lookalike/ui/app.py"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+HITS, OFFERED, WAY = "Most similar first", "Images of the collection", "The way here"
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's AppTest puts its script in the place of `__main__`, which a process spawned later would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
+
+
+@pytest.fixture
+def built(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
+    """24 pictures in three colours, in a project of its own that is the working folder."""
+    shutil.copytree(template, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    return Built(tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_open() -> None:
+    streamlit.cache_resource.clear()
+
+
+def page() -> AppTest:
+    shown = AppTest.from_file(str(APP), default_timeout=30).run()
+    assert not shown.exception
+    return shown
+
+
+def words(shown: AppTest) -> str:
+    """Everything that is written on the page."""
+    kinds = ("header", "subheader", "caption", "markdown", "info", "warning", "error", "code")
+    return "\n".join(each.value for kind in kinds for each in shown.get(kind))
+
+
+# --- without a browser -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_look_offers_images(built: Built) -> None:
+    shown = page()
+    assert "24 images in 3 classes, compared by Squares" in words(shown)
+    assert "Or start from one of these" in words(shown)
+    assert [slider.max for slider in shown.slider] == [23]
+
+
+def test_an_answer_is_shown_and_can_be_narrowed(built: Built) -> None:
+    shown = page()
+    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.run()
+    assert "Or start from" not in words(shown)
+    shown.select_slider(key="least").set_value("0.99").run()
+    shown.selectbox(key="class").set_value("green").run()
+    assert "Nothing is at least 0.99 similar; the most similar image reaches 0." in words(shown)
+    shown.select_slider(key="least").set_value("any").run()
+    assert "Nothing is at least" not in words(shown)
+
+
+def test_without_an_index_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    shown = page()
+    assert "There is nothing to search yet" in words(shown)
+    assert "dvc repro" in words(shown)
+    built = small_collection.build(tmp_path / "data")  # and then it is there
+    shown.button[0].click().run()
+    assert f"{len(list(built.folder.rglob('*.jpg')))} images" in words(shown)
+
+
+def test_an_index_that_was_tampered_with_is_not_opened(built: Built) -> None:
+    with (built.folder / "index/index.faiss").open("ab") as file:
+        file.write(b"!")
+    assert "so it was not opened" in words(page())
+
+
+def test_a_rebuilt_index_is_opened_anew(built: Built) -> None:
+    shown = page()
+    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.run()
+    small_collection.build(built.folder, each=9)
+    shown.run()
+    assert not shown.exception
+    assert "27 images" in words(shown)
+    assert "rebuilt meanwhile" in shown.toast[0].value
+
+
+def test_an_image_that_was_removed_meanwhile_is_no_dead_end(built: Built) -> None:
+    shown = page()
+    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.run()
+    Gallery(built.folder / "index", built.folder / "changes").remove(["red/03.jpg"])
+    shown.run()
+    assert "red/03.jpg is not in the collection" in words(shown)
+    shown.button[0].click().run()
+    assert "Or start from one of these" in words(shown)
+
+
+def test_the_last_image_is_alone(built: Built) -> None:
+    gallery = Gallery(built.folder / "index", built.folder / "changes")
+    paths = [f"{label}/{number:02}.jpg" for label in small_collection.CLASSES for number in range(8)]
+    gallery.remove(paths[:-1])
+    shown = page()
+    shown.session_state["trail"] = [Query(paths[-1])]
+    shown.run()
+    assert "only image of the collection" in words(shown)
+    gallery.remove(paths[-1:])
+    shown.run()
+    assert not shown.exception
+    assert "The collection is empty" in words(shown)
+
+
+def test_without_pictures_names_do(built: Built) -> None:
+    shutil.rmtree(built.folder / "raw")
+    shown = page()
+    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.run()
+    assert "so names must do. Make them: `dvc repro download`" in words(shown)
+
+
+def test_what_no_picture_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LookalikeError, match="not an image in a known format"):
+        query_from(b"<svg onload=alert(1)>")
+    with pytest.raises(LookalikeError, match="is empty"):
+        query_from(b"")
+    with pytest.raises(LookalikeError, match=f"17 MB; {MAX_MEGABYTES} MB is the limit"):
+        query_from(bytes(17 << 20))
+    monkeypatch.setattr(ui_opened, "MAX_PIXELS", 100)
+    content = small_collection.picture(0)
+    with pytest.raises(LookalikeError, match="more than max_pixels = 100"):
+        query_from(_png(content))
+
+
+def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+        "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
+    calls = []
+    embed = opened.pictures.embed
+    monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(1) or embed(content))
+    query = query_from(_png(small_collection.coloured("blue", 5)))
+    time.sleep(0.5)  # the network is being loaded
+    calls.clear()
+    answers = [opened.answer(query, k, -1, None) for k in (3, 5)]
+    assert len(calls) == 1
+    assert [len(answer.hits) for answer in answers] == [3, 5]
+    assert {hit.label for hit in answers[0].hits} == {"blue"}
+    assert answers[0].hits == Gallery(built.folder / "index", built.folder / "changes").search(
+        embed(query.content)[np.newaxis], 3)[0]  # fmt: skip
+
+
+def test_images_are_found_by_class_and_name(built: Built) -> None:
+    gallery = Gallery(built.folder / "index", built.folder / "changes")
+    gallery.remove(["red/03.jpg"])
+    found = [gallery.state.path_and_label(row)[0] for row in gallery.state.find("red", "D/0").tolist()]
+    assert found == [f"red/{number:02}.jpg" for number in (0, 1, 2, 4, 5, 6, 7)]
+    assert len(gallery.state.find()) == 23
+    assert not len(gallery.state.find(text="%"))
+
+
+def test_the_figures_are_shown(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "plots", tmp_path / "plots")
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    shown = _quality()
+    measured = json.loads((ROOT / "metrics/metrics.json").read_text())
+    cards = "".join(each.proto.body for each in shown.get("html"))
+    assert f"<b>{measured['mAP']:.3f}</b>" in cards
+    assert "This was measured with 1,797 images, but 24 are indexed" in words(shown)
+    assert len(shown.image) == 5
+    assert "Speed:" in words(shown)
+
+
+def _quality() -> AppTest:
+    """The second page, as AppTest can draw it: pages that are functions have no file to switch to."""
+
+    def script() -> None:
+        from pathlib import Path
+
+        from lookalike.ui import quality_page
+        from lookalike.ui.opened import Opened, Places
+
+        names = ("data/index", "data/model", "data/changes", "data/raw", "metrics", "plots")
+        quality_page.show(Opened(Places(*map(Path, names))))
+
+    shown = AppTest.from_function(script, default_timeout=30).run()
+    assert not shown.exception
+    return shown
+
+
+def test_without_figures_it_says_how_to_measure(built: Built) -> None:
+    assert "dvc repro evaluate" in words(_quality())
+
+
+def test_it_is_shut_and_silent_by_default() -> None:
+    command, environment = how(8501, "127.0.0.1", {"index": Path("x/index"), "images": None})
+    assert "--browser.gatherUsageStats=false" in command
+    assert "--server.address=127.0.0.1" in command
+    assert "--server.allowedHosts=localhost" in command
+    assert f"--server.maxUploadSize={MAX_MEGABYTES}" in command
+    assert command[command.index("--") :] == ["--", "--index=x/index"]
+    assert str(ROOT) in environment["PYTHONPATH"]
+    open_to_all, _ = how(8501, "0.0.0.0", {})
+    assert not any("allowedHosts" in part for part in open_to_all)  # by which name others come is theirs to say
+
+
+def test_a_search_needs_no_tensorflow(built: Built) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "opened = Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
+        "content = Path('data/raw/red/00.jpg').read_bytes()\n"
+        "assert opened.answer(query_from(content), 3, -1, None).hits\n"
+        "import lookalike.ui.search_page, lookalike.ui.quality_page\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def _png(image: Image.Image) -> bytes:
+    from io import BytesIO
+
+    content = BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
+
+
+# --- with a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page, served by the command; its address."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(template, folder / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "LOOKALIKE_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "lookalike.cli", "ui", "--port", str(port)], cwd=folder,
+                                   env=environment, stdout=log, stderr=log)  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            time.sleep(0.2)
+            assert process.poll() is None, (folder / "log").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health")
+                break
+            except OSError:
+                continue
+        yield address
+        assert "Traceback" not in (folder / "log").read_text()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def tab(browser: Any, served: str) -> Iterator[Any]:
+    """The page in a window of its own; afterwards nothing was fetched from elsewhere and nothing went wrong in it."""
+    yield from _open(browser, served, {"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def phone(browser: Any, served: str) -> Iterator[Any]:
+    yield from _open(browser, served, {"width": 375, "height": 812}, has_touch=True, is_mobile=True)
+
+
+def _open(browser: Any, served: str, viewport: dict[str, int], **options: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport=viewport, **options)
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served)
+    tab = context.new_page()
+    tab.set_default_timeout(30_000)
+    elsewhere, wrong = [], []
+    tab.on("request", lambda request: elsewhere.append(request.url) if not request.url.startswith(
+        (served, served.replace("http", "ws"), "data:", "blob:")) else None)  # fmt: skip
+    tab.on("pageerror", lambda error: wrong.append(error))  # it takes no bound method of a list
+    tab.goto(served)
+    tiles(tab, OFFERED).first.wait_for()
+    yield tab
+    context.close()
+    assert not elsewhere
+    assert not wrong
+
+
+def tiles(tab: Any, name: str) -> Any:
+    return tab.get_by_role("list", name=name, exact=True).get_by_role("button")
+
+
+def settle(tab: Any, name: str, count: int) -> None:
+    """Wait until so many pictures are shown."""
+    tiles(tab, name).nth(count - 1).wait_for()
+    for _ in range(150):
+        if tiles(tab, name).count() == count:
+            return
+        tab.wait_for_timeout(100)
+    raise AssertionError(f"{tiles(tab, name).count()} pictures, not {count}")
+
+
+def upload(tab: Any, name: str, content: bytes) -> None:
+    tab.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def test_upload_three_clicks_and_back(tab: Any) -> None:
+    upload(tab, "../../../etc/passwd.png", _png(small_collection.coloured("red", 999)))
+    settle(tab, HITS, 10)
+    assert "red" in tiles(tab, HITS).first.inner_text()
+    assert tab.get_by_text("images like yours, embedded in").count() == 1
+    assert tiles(tab, HITS).first.locator("img").get_attribute("alt").startswith("red/")
+    for steps in (2, 3, 4):
+        tiles(tab, HITS).nth(1).click()
+        settle(tab, WAY, steps)
+    path = tiles(tab, WAY).nth(3).get_attribute("title")
+    tab.get_by_text(f"10 of 24 images like {path}").wait_for()
+    assert tab.get_by_text(", same class").count() == 7  # the other red ones
+    assert tiles(tab, WAY).nth(3).get_attribute("aria-current") == "true"
+    tiles(tab, WAY).nth(1).click()
+    settle(tab, WAY, 2)
+    tiles(tab, WAY).first.click()
+    settle(tab, WAY, 1)
+    tab.get_by_text("images like yours").wait_for()
+
+
+def test_k_threshold_and_class(tab: Any) -> None:
+    tiles(tab, OFFERED).first.click()
+    settle(tab, HITS, 10)
+    first = tiles(tab, HITS).first.inner_text()
+    tab.get_by_role("slider", name="Images to show").focus()
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    settle(tab, HITS, 13)
+    assert tiles(tab, HITS).first.inner_text() == first
+    label = first.split("\n")[-1].strip()
+    other = next(name for name in small_collection.CLASSES if name != label)
+    tab.get_by_role("combobox", name="Only of the class").click()
+    tab.get_by_role("option", name=other).click()
+    settle(tab, HITS, 8)
+    assert all(other in text for text in tiles(tab, HITS).all_inner_texts())
+    least = tab.get_by_role("slider", name="At least this similar")
+    least.focus()
+    tab.keyboard.press("End")
+    tab.get_by_text("Nothing is at least 0.99 similar").wait_for()
+
+
+def test_what_cannot_be_read_says_why_and_the_next_picture_works(tab: Any) -> None:
+    upload(tab, "holiday.png", b"\x89PNG\r\n\x1a\nnot a picture")
+    tab.get_by_text("This file cannot be searched with").wait_for()
+    assert tiles(tab, OFFERED).count() == 12  # still there
+    upload(tab, "huge.png", bytes((MAX_MEGABYTES << 20) + 1))
+    tab.get_by_text(f"must be {MAX_MEGABYTES}").first.wait_for()
+    upload(tab, "good.png", _png(small_collection.coloured("blue", 999)))
+    settle(tab, HITS, 10)
+    assert tab.get_by_text("This file cannot be searched with").count() == 0
+
+
+def test_a_picture_is_pasted(tab: Any) -> None:
+    content = base64.b64encode(_png(small_collection.coloured("green", 999))).decode()
+    tab.evaluate("""async content => {
+        const blob = await (await fetch("data:image/png;base64," + content)).blob();
+        await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+    }""", content)  # fmt: skip
+    tab.get_by_role("button", name="Paste a picture").click()
+    settle(tab, HITS, 10)
+    assert "green" in tiles(tab, HITS).first.inner_text()
+    tiles(tab, HITS).first.click()
+    settle(tab, WAY, 2)
+    tab.keyboard.press("Control+v")  # anywhere on the page
+    settle(tab, WAY, 1)
+
+
+def test_browse_the_collection(tab: Any) -> None:
+    tab.get_by_role("radio", name="Collection").or_(tab.get_by_text("Collection", exact=True)).first.click()
+    tab.get_by_role("textbox", name="With this in its name").fill("RED/0")
+    tab.keyboard.press("Enter")
+    tab.get_by_text("8 of 8 images").wait_for()
+    tab.get_by_role("textbox", name="With this in its name").fill("<b>no such</b>")
+    tab.keyboard.press("Enter")
+    tab.get_by_text("No image is called so").wait_for()
+    tab.get_by_role("textbox", name="With this in its name").fill("red/03")
+    tab.keyboard.press("Enter")
+    tab.get_by_text("1 of 1 images").wait_for()
+    tab.get_by_role("list", name=OFFERED).first.get_by_role("button").click()
+    settle(tab, HITS, 10)
+    tab.get_by_text("images like red/03.jpg").wait_for()
+
+
+def test_with_the_keyboard_alone(tab: Any) -> None:
+    for _ in range(40):
+        tab.keyboard.press("Tab")
+        if _focused(tab).startswith("BUTTON:red/"):
+            break
+    else:
+        raise AssertionError("no picture is reached in 40 steps")
+    tab.keyboard.press("Enter")
+    settle(tab, HITS, 10)
+    tiles(tab, HITS).nth(2).focus()
+    before = _focused(tab)
+    tab.keyboard.press("Space")
+    settle(tab, WAY, 2)
+    tab.get_by_text(f"images like {before.split(':')[1]}").wait_for()
+    assert _focused(tab).startswith("BUTTON:")  # and does not start at the top again
+
+
+def _focused(tab: Any) -> str:
+    return tab.evaluate("""() => {
+        let found = document.activeElement;
+        while (found.shadowRoot?.activeElement) found = found.shadowRoot.activeElement;
+        return found.tagName + ":" + found.title;
+    }""")
+
+
+def test_on_a_phone(phone: Any) -> None:
+    upload(phone, "x.png", _png(small_collection.coloured("red", 999)))
+    settle(phone, HITS, 10)
+    phone.wait_for_timeout(500)
+    box = tiles(phone, HITS).first.bounding_box()
+    assert 0 < box["y"] < 700  # in sight, though it lies below the choices
+    assert box["width"] >= 90
+    tiles(phone, HITS).nth(4).tap()
+    settle(phone, WAY, 2)
+    assert phone.evaluate("document.documentElement.scrollWidth") == 375
+    main = "document.querySelector('[data-testid=stMain]')"
+    assert phone.evaluate(f"{main}.scrollWidth <= {main}.clientWidth")
+    phone.get_by_role("link", name="How good is it?").last.click()
+    phone.get_by_text("Nothing is measured yet").wait_for()
+    assert phone.evaluate("document.documentElement.scrollWidth") == 375
