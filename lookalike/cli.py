@@ -82,14 +82,14 @@ def search_options(command: Command) -> Command:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT)
 def app() -> None:
-    """Find the images of a collection that look alike, and change what is searched.
+    r"""Find the images of a collection that look alike, and change what is searched.
 
     \b
     lookalike search photo.jpg
     lookalike similar 3/digit_0003.png -k 5
     lookalike add new.jpg --label cat
     lookalike ui
-    """  # noqa: D301  click wants the character
+    """
 
 
 app.help = with_examples(app.help)
@@ -103,7 +103,7 @@ def search(
     pictures: tuple[str, ...], k: int, min_similarity: float, label: str | None, as_json: bool | None,
     grid: Path | None, images: Path | None, **where: Path,
 ) -> None:  # fmt: skip
-    """Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
+    r"""Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
 
     \b
     lookalike search photo.jpg
@@ -111,7 +111,7 @@ def search(
     lookalike search photos/ --label cat --json > hits.jsonl
     lookalike search photo.jpg --grid hits.png
     curl -s https://example.org/photo.jpg | lookalike search -
-    """  # noqa: D301  click wants the character
+    """
     opened = open_pictures(where)
     files, found = list(contents(pictures)), []
     for name, read in files:
@@ -137,12 +137,12 @@ def similar(
     path: str, k: int, min_similarity: float, label: str | None, as_json: bool | None,
     grid: Path | None, images: Path | None, **where: Path,
 ) -> None:  # fmt: skip
-    """Find the images most similar to one of the collection, given by its path there. Needs no network.
+    r"""Find the images most similar to one of the collection, given by its path there. Needs no network.
 
     \b
     lookalike similar 3/digit_0003.png
     lookalike similar 3/digit_0003.png -k 5 --grid hits.png
-    """  # noqa: D301  click wants the character
+    """
     opened = open_pictures(where)
     hits = opened.gallery.similar(path, k, min_similarity, label)
     show(path, hits, as_json, several=False)
@@ -160,14 +160,14 @@ def similar(
 @click.option("--replace", is_flag=True, help="Take the place of images of the same path.")
 @opens_a_collection
 def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, **where: Path) -> None:
-    """Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
+    r"""Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
 
     They are kept in data/changes. `lookalike fold` writes them into your folder of images.
 
     \b
     lookalike add new.jpg --label cat
     lookalike add better.jpg --as cat/old.jpg --label cat --replace
-    """  # noqa: D301  click wants the character
+    """
     from lookalike.datasets import Settings
     from lookalike.folding import check_path
     from lookalike.progress import progress_bar
@@ -195,11 +195,11 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
 @click.argument("paths", nargs=-1, required=True)
 @opens_a_collection
 def remove(paths: tuple[str, ...], **where: Path) -> None:
-    """Take images out of what is searched, by their PATHS in the collection; all, or none if one is unknown.
+    r"""Take images out of what is searched, by their PATHS in the collection; all, or none if one is unknown.
 
     \b
     lookalike remove cat/old.jpg
-    """  # noqa: D301  click wants the character
+    """
     open_pictures(where).gallery.remove(list(paths))
 
 

@@ -9,7 +9,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from lookalike.files import new_file
 
@@ -156,7 +156,10 @@ def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
             axes.annotate(str(row.effort), (row.recall, row.p50_ms), fontsize=7, xytext=(-4, 4), ha="right",
                           textcoords="offset points", color=colour)  # fmt: skip
     axes.set(xlabel="Recall against exact search", ylabel="Milliseconds a query (median)", yscale="log")
-    axes.set_title(f"Finding more costs time: {images:,} images")
+    plain = StrMethodFormatter("{x:g}")  # a log axis writes formulas by default, which `own_style` leaves unread
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
+    axes.set_title(f"What finding more costs, {images:,} images")
     if len(curve):
         axes.legend(loc="upper left", frameon=False, title="effort beside each point", title_fontsize=8)
     _save(figure, path)

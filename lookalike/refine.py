@@ -110,8 +110,9 @@ class Refinement:
 
             x_i <- sum over j among the n nearest of x_i, itself included, of max(cos(x_i, x_j), 0)^alpha x_j
 
-        float32 (N, D) -> float32 (N, d), unit length. Beside both it holds twice N d floats, and 128 MB of neighbours.
-        Above 100,000 images the nearest are looked for in the nearest lists only: all with all would take hours.
+        float32 (N, D) -> float32 (N, d), unit length. Beside both it holds the N d floats it began with, and 128 MB of
+        neighbours. Above 100,000 images the nearest are looked for in the nearest lists only: all with all would take
+        hours.
         """
         vectors = self.project(features)
         count = min(self.settings.augment, len(vectors))

@@ -79,8 +79,8 @@ def build(
 ) -> tuple[Refinement, Tuned, str]:
     """Fit the refinement on a gallery's features, float32 (N, D), and choose, build and tune an index of the result.
 
-    Returns the refinement, the index with its recall, and why it is that index. Peak memory: two or, with
-    augmentation, three times 4 N d bytes, the index, and blocks of a fixed size. Raises LookalikeError for no images.
+    Returns the refinement, the index with its recall, and why it is that index. Peak memory: one or, while augmenting,
+    two times 4 N d bytes, the index, and blocks of a fixed size (docs/scaling.md). Raises LookalikeError for no images.
     """
     if not len(features):
         raise LookalikeError("there are no images to index; see data/processed/rejected.csv for why")
