@@ -707,10 +707,13 @@ def shell(home: Home) -> Iterator[Callable[[str], subprocess.CompletedProcess[st
 def test_every_example_in_the_help_runs(
     built: Home, home: Home, shell: Callable[[str], subprocess.CompletedProcess[str]]
 ) -> None:
-    """In the help's order, each once; `similar` of a picture, say, is shown in two places."""
+    """Searches first, each once; `similar` of a picture, say, is shown in two places."""
     elsewhere = {"bundle", "serve", "ui"}  # have tests of their own
     lines = [
-        line for command in ["", *cli.app.commands] if command not in elsewhere for line in examples(command, built)
+        line
+        for command in ["", "search", "similar", *cli.app.commands]
+        if command not in elsewhere
+        for line in examples(command, built)
     ]
     named = {line: line.partition("lookalike ")[2].split()[0] for line in lines}
     shown = [line for line in named if named[line] not in elsewhere]

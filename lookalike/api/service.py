@@ -2,40 +2,34 @@
 
 import asyncio
 import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 
 from lookalike import images
-from lookalike.api import guard, ids, problems
+from lookalike.api import guard, problems
+from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
+from lookalike.api.checks import checked_k, explained, known, named, seen
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
 from lookalike.api.served import Picture, Stored, rendered, stored
 from lookalike.api.settings import Settings
-from lookalike.datasets import Settings as Source
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss
-from lookalike.folding import check_path
-from lookalike.gallery import Gallery, Hit, Rebuilt, State
+from lookalike.gallery import Gallery, Hit, Rebuilt
 from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
 from lookalike.pictures import Pictures
 from lookalike.runtimes import Embedder, openvino
 
 T = TypeVar("T")
-ANYWHERE = Source.model_construct(dataset="caltech101")  # a path need not be of its class's folder
-HELD_MOST = 512_000_000  # bytes of uploads in memory at one time
-NAME_MOST = 200  # characters of a name, a label
-ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # by content; of the others, the format's name
 
 
 @dataclass(frozen=True)
@@ -46,18 +40,6 @@ class Item:
     label: str
 
 
-class Admission:
-    """A place among the requests under way, and what it holds in memory."""
-
-    def __init__(self, take: Callable[[int], None]) -> None:
-        self._take, self.held = take, 0
-
-    def holds(self, count: int) -> None:
-        """Say that so many more bytes have arrived; raises Problem where all uploads together are too many."""
-        self._take(count)
-        self.held += count
-
-
 class Service:
     """A collection, served."""
 
@@ -66,7 +48,7 @@ class Service:
         self.settings, self.metrics, self._tell = settings, Metrics(), tell
         self._pictures: Pictures | None = None
         self._reopening = threading.Lock()
-        self._under_way = self._held = 0  # touched by the event loop only
+        self._admission = Admission(settings.queue, self.metrics)
         self.loaded = False
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -117,29 +99,11 @@ class Service:
             raise retry(problems.NOT_READY, "the index is being opened")
         return self._pictures
 
-    # --- admission -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def admission(self) -> Iterator[Admission]:
-        """Take a place for a picture; raises Problem where none is free."""
+    def admission(self) -> AbstractContextManager[Place]:
+        """Take a place for a picture; raises Problem where none is free, and before the network is loaded."""
         if not self.loaded:
             raise retry(problems.NOT_READY, "the network is being loaded; try again")
-        if self._under_way >= self.settings.queue:
-            raise retry(problems.QUEUE_FULL, f"{self._under_way} requests are under way; try again")
-        self._under_way += 1
-        self.metrics.under_way.set(self._under_way)
-        place = Admission(self._take)
-        try:
-            yield place
-        finally:
-            self._under_way -= 1
-            self._held -= place.held
-            self.metrics.under_way.set(self._under_way)
-
-    def _take(self, count: int) -> None:
-        if self._held + count > HELD_MOST:
-            raise retry(problems.QUEUE_FULL, "too many bytes of uploads are in memory; try again")
-        self._held += count
+        return self._admission.place()
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -148,14 +112,14 @@ class Service:
 
         def ask(gallery: Gallery, vector: np.ndarray) -> list[Hit]:
             state = gallery.state
-            count = _checked_k(k, len(state))
+            count = checked_k(k, len(state))
             if not count:
                 return []
             try:
                 return gallery.search(vector[np.newaxis], count, least, label)[0]
             except LookalikeError as error:
-                _seen(gallery, vector)
-                raise _explained(error, gallery.state, label) from None
+                seen(gallery, vector)
+                raise explained(error, gallery.state, label) from None
 
         return await self._with_vector(content, self._askers, ask)
 
@@ -164,15 +128,15 @@ class Service:
 
         def ask(gallery: Gallery) -> list[Hit]:
             state = gallery.state
-            path = _known(state, item)
-            count = _checked_k(k, len(state) - 1)
+            path = known(state, item)
+            count = checked_k(k, len(state) - 1)
             if not count:
                 return []
             try:
                 return gallery.similar(path, count, least, label)
             except LookalikeError as error:
-                _known(gallery.state, item)  # taken out meanwhile?
-                raise _explained(error, gallery.state, label) from None
+                known(gallery.state, item)  # taken out meanwhile?
+                raise explained(error, gallery.state, label) from None
 
         return await self._ask(self._askers, ask)
 
@@ -181,7 +145,7 @@ class Service:
 
         def ask(gallery: Gallery) -> Item:
             state = gallery.state
-            return Item(*state.path_and_label(state.row(_known(state, item))))
+            return Item(*state.path_and_label(state.row(known(state, item))))
 
         return await self._ask(self._askers, ask)
 
@@ -190,7 +154,7 @@ class Service:
 
         def find(gallery: Gallery) -> Stored:
             state = gallery.state
-            return stored(state, gallery.journal, state.row(_known(state, item)), self.settings.images)
+            return stored(state, gallery.journal, state.row(known(state, item)), self.settings.images)
 
         found = await self._ask(self._askers, find)
         if tag and found.tag(side) in tag:
@@ -208,7 +172,7 @@ class Service:
     async def add(self, content: bytes, label: str, name: str | None, *, replace: bool) -> tuple[Item, bool]:
         """Add a picture; it is on disk when this returns. Also says whether it took another's place."""
         digest = hashlib.sha256(content).hexdigest()
-        path = await self._limited(lambda: _named(content, label, name, digest, self.settings.max_pixels))
+        path = await self._limited(lambda: named(content, label, name, digest, self.settings.max_pixels))
 
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
@@ -224,7 +188,7 @@ class Service:
             try:
                 gallery.add(path, label, digest, content, vector, replace=replace)
             except LookalikeError:
-                _seen(gallery, vector)
+                seen(gallery, vector)
                 free(gallery)  # another process may have taken the name meanwhile
                 raise
             return Item(path, label), there
@@ -235,11 +199,11 @@ class Service:
         """Take an image out; that is on disk when this returns."""
 
         def ask(gallery: Gallery) -> None:
-            path = _known(gallery.state, item)
+            path = known(gallery.state, item)
             try:
                 gallery.remove([path])
             except LookalikeError:
-                _known(gallery.state, item)
+                known(gallery.state, item)
                 raise
 
         await self._ask(self._changer, ask)
@@ -321,53 +285,3 @@ def alone() -> None:
 def _up_to_date(gallery: Gallery) -> Gallery:
     _ = gallery.state  # raises Rebuilt
     return gallery
-
-
-def _known(state: State, item: str) -> str:
-    """The path of an id, if the collection has it; nothing else is done with it before."""
-    path = ids.path(item)
-    if path is None or path not in state:
-        raise Problem(problems.UNKNOWN_ITEM, "no image of the collection has this id; ids are as a search shows them")
-    return path
-
-
-def _checked_k(k: int | None, most: int) -> int:
-    if k is None:
-        return min(10, most)
-    if k > most:
-        raise Problem(problems.INVALID, f"k is {k}, but there are {most} images to find; choose 1 to that")
-    return k
-
-
-def _seen(gallery: Gallery, vector: np.ndarray) -> None:
-    """Raise Problem for a picture that has no direction: all black, say."""
-    try:
-        gallery.refinement.project(vector[np.newaxis])
-    except LookalikeError:
-        raise Problem(
-            problems.FEATURELESS, "the picture's embedding has no direction, so it has no similarity with anything"
-        ) from None
-
-
-def _explained(error: LookalikeError, state: State, label: str | None) -> Exception:
-    """A class that no image has is the client's mistake; anything else is not."""
-    if label is not None and not isinstance(error, Rebuilt) and label not in state.labels():
-        return Problem(problems.INVALID, str(error))
-    return error
-
-
-def _named(content: bytes, label: str, name: str | None, digest: str, max_pixels: int) -> str:
-    """The path of a new image: its class, and the last part of the name, or of its bytes' hash where it has none."""
-    if name is None:
-        kind = guard.examined(content, max_pixels)
-        last = digest[:32] + ENDINGS.get(kind, f".{kind.lower()}")
-    else:
-        last = PurePosixPath(name.replace("\\", "/")).name
-    path = f"{label}/{last}".removeprefix("/")
-    if not path.isprintable() or len(os.fsencode(last)) > NAME_MOST:
-        raise Problem(problems.INVALID, f"the name must be printable, and at most {NAME_MOST} bytes long")
-    try:
-        check_path(path, label, ANYWHERE)
-    except LookalikeError as error:
-        raise Problem(problems.INVALID, str(error)) from None
-    return path

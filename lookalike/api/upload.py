@@ -9,8 +9,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from lookalike.api import problems
+from lookalike.api.admission import Place
 from lookalike.api.problems import Problem
-from lookalike.api.service import Admission
 from lookalike.api.settings import Settings
 
 FIELDS_MOST = 10
@@ -33,7 +33,7 @@ class InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def receive(request: Request, settings: Settings, place: Admission) -> Upload:
+async def receive(request: Request, settings: Settings, place: Place) -> Upload:
     """Read a picture: the field `file` of a form, or the body itself. Raises Problem as soon as it is too large."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if declared.startswith(REFUSED):
@@ -61,7 +61,7 @@ async def receive(request: Request, settings: Settings, place: Admission) -> Upl
     return upload
 
 
-async def _counted(request: Request, settings: Settings, place: Admission) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, settings: Settings, place: Place) -> AsyncGenerator[bytes, None]:
     async for chunk in request.stream():
         place.holds(len(chunk))
         if place.held > settings.max_bytes:
@@ -69,7 +69,7 @@ async def _counted(request: Request, settings: Settings, place: Admission) -> As
         yield chunk
 
 
-async def _form(request: Request, settings: Settings, place: Admission) -> Upload:
+async def _form(request: Request, settings: Settings, place: Place) -> Upload:
     body = _counted(request, settings, place)
     parser = InMemory(request.headers, body, max_files=1, max_fields=FIELDS_MOST, max_part_size=FIELD_BYTES)
     try:

@@ -1,0 +1,68 @@
+"""Whether the collection can answer what is asked of it, and problems where it cannot."""
+
+import os
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from lookalike.api import guard, ids, problems
+from lookalike.api.problems import Problem
+from lookalike.datasets import Settings as Source
+from lookalike.errors import LookalikeError
+from lookalike.folding import check_path
+from lookalike.gallery import Gallery, Rebuilt, State
+
+ANYWHERE = Source.model_construct(dataset="caltech101")  # a path need not be of its class's folder
+NAME_MOST = 200  # characters of a name, a label
+ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # by content; of the others, the format's name
+
+
+def known(state: State, item: str) -> str:
+    """The path of an id, if the collection has it; nothing else is done with it before."""
+    path = ids.path(item)
+    if path is None or path not in state:
+        raise Problem(problems.UNKNOWN_ITEM, "no image of the collection has this id; ids are as a search shows them")
+    return path
+
+
+def checked_k(k: int | None, most: int) -> int:
+    """How many to find: what was asked, or ten, or all there are."""
+    if k is None:
+        return min(10, most)
+    if k > most:
+        raise Problem(problems.INVALID, f"k is {k}, but there are {most} images to find; choose 1 to that")
+    return k
+
+
+def seen(gallery: Gallery, vector: np.ndarray) -> None:
+    """Raise Problem for a picture that has no direction: all black, say."""
+    try:
+        gallery.refinement.project(vector[np.newaxis])
+    except LookalikeError:
+        raise Problem(
+            problems.FEATURELESS, "the picture's embedding has no direction, so it has no similarity with anything"
+        ) from None
+
+
+def explained(error: LookalikeError, state: State, label: str | None) -> Exception:
+    """A class that no image has is the client's mistake; anything else is not."""
+    if label is not None and not isinstance(error, Rebuilt) and label not in state.labels():
+        return Problem(problems.INVALID, str(error))
+    return error
+
+
+def named(content: bytes, label: str, name: str | None, digest: str, max_pixels: int) -> str:
+    """The path of a new image: its class, and the last part of the name, or of its bytes' hash where it has none."""
+    if name is None:
+        kind = guard.examined(content, max_pixels)
+        last = digest[:32] + ENDINGS.get(kind, f".{kind.lower()}")
+    else:
+        last = PurePosixPath(name.replace("\\", "/")).name
+    path = f"{label}/{last}".removeprefix("/")
+    if not path.isprintable() or len(os.fsencode(last)) > NAME_MOST:
+        raise Problem(problems.INVALID, f"the name must be printable, and at most {NAME_MOST} bytes long")
+    try:
+        check_path(path, label, ANYWHERE)
+    except LookalikeError as error:
+        raise Problem(problems.INVALID, str(error)) from None
+    return path

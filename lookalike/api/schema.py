@@ -1,0 +1,118 @@
+"""What requests and answers look like, in pydantic and in OpenAPI; docs/api.md is made of it."""
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from lookalike.api import ids, problems
+
+K_MOST = 1000
+EXAMPLE = "3/digit_0003.png"
+ID = ids.of(EXAMPLE)
+TOKEN_HINT = "The token that the server was started with; without one, none is needed."  # noqa: S105
+
+
+class HitBody(BaseModel):
+    """An image that was found."""
+
+    rank: int = Field(description="1 is the most similar.", ge=1)
+    id: str = Field(description="Its name in addresses here.")
+    path: str = Field(description="Its path in the collection.")
+    label: str = Field(description='Its class; "" if it has none.')
+    cosine: float = Field(description="Similarity, -1 to 1.", ge=-1, le=1)
+
+
+class HitsBody(BaseModel):
+    """What was found, best first."""
+
+    hits: list[HitBody]
+
+
+class ItemBody(BaseModel):
+    """An image of the collection."""
+
+    id: str = Field(description="Its name in addresses here.")
+    path: str = Field(description="Its path in the collection.")
+    label: str = Field(description='Its class; "" if it has none.')
+
+
+class HealthBody(BaseModel):
+    """The process lives."""
+
+    status: str
+
+
+class ReadyBody(BaseModel):
+    """Index open, network loaded."""
+
+    status: str
+    images: int = Field(description="Images in the collection.", ge=0)
+
+
+ItemId = Annotated[str, Path(description="As a search shows it.", max_length=4000, examples=[ID])]
+K = Annotated[int | None, Query(description="How many; by default 10, or all where there are fewer.", ge=1, le=K_MOST)]
+Least = Annotated[float, Query(description="The least cosine of a hit.", ge=-1, le=1, allow_inf_nan=False)]
+Label = Annotated[str | None, Query(description="Find images of this class only.", max_length=200)]
+NewLabel = Annotated[str, Query(description="Its class; none by default.", max_length=200)]
+NAME_TEXT = "Its file name in LABEL/NAME; by default made from the content. Of a path only the last part is taken."
+Name = Annotated[str | None, Query(description=NAME_TEXT, min_length=1, max_length=200)]
+Replace = Annotated[bool, Query(description="Take the place of an image of that name.")]
+Side = Annotated[int, Query(description="The most pixels a side.", ge=16, le=1024)]
+
+FILE = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
+EXAMPLE_HITS = {"hits": [{"rank": 1, "id": ID, "path": EXAMPLE, "label": "3", "cosine": 0.9731}]}
+EXAMPLE_ITEM = {"id": ids.of("cat/tom.png"), "path": "cat/tom.png", "label": "cat"}
+FOUND = (problems.INVALID, problems.UNKNOWN_ITEM, problems.UNAVAILABLE)
+IMAGE: dict[int | str, Any] = {200: {"description": "The picture, encoded anew, without metadata.", "headers": {
+    "ETag": {"description": "Changes with the picture.", "schema": {"type": "string"}}},
+    "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in ("image/png", "image/jpeg")}},
+    304: {"description": "The client has it already (If-None-Match)."}}  # fmt: skip
+
+
+class NewItem(TypedDict):
+    """What a picture that is added is called."""
+
+    label: NewLabel
+    name: Name
+    replace: Replace
+
+
+NEW = TypeAdapter(NewItem)
+
+
+def body(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """OpenAPI of a body that is a picture, or a form with one."""
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    form = {"schema": {"type": "object", "properties": {**FILE, **fields}, "required": ["file"]}}
+    types = {"multipart/form-data": form, "image/*": picture, "application/octet-stream": picture}
+    return {"requestBody": {"required": True, "content": types}, **more}
+
+
+def curl(command: str) -> dict[str, Any]:
+    """An example, which docs/api.md shows and a test runs."""
+    return {"x-codeSamples": [{"lang": "Shell", "source": command}]}
+
+
+def answers(model_example: Any, status: int = 200, headers: dict[str, str] | None = None) -> dict[int | str, Any]:
+    """OpenAPI of an answer that is JSON."""
+    described = {name: {"description": text, "schema": {"type": "string"}} for name, text in (headers or {}).items()}
+    answer: dict[str, Any] = {"content": {"application/json": {"example": model_example}}}
+    return {status: answer | ({"headers": described} if described else {})}
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    if not app.openapi_schema:
+        content = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        parts = content.setdefault("components", {})
+        schemas = parts.setdefault("schemas", {})
+        schemas["Problem"] = problems.ProblemBody.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": TOKEN_HINT}}
+        content["security"] = [{"token": []}, {}]
+        app.openapi_schema = content
+    return app.openapi_schema

@@ -1,0 +1,123 @@
+"""What the commands share: the group they belong to, the options that name a collection, and opening what they name."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from lookalike.errors import LookalikeError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FOLDER = click.Path(path_type=Path)
+EXIT = "Exit status: 0 done, 1 an error that the message explains, 2 a mistake in the command line."
+
+
+def tell(message: str) -> None:
+    """Tell the user one thing worth knowing, on stderr."""
+    click.echo(f"lookalike: {message}", err=True)
+
+
+def with_examples(text: str | None) -> str:
+    """Help in which lines after backslash b stay as they are: Click means the character, a raw docstring has two."""
+    return (text or "").replace("\\b", "\b")
+
+
+def opens_a_collection(command: Command) -> Command:
+    """Add the options that say where the collection lies, and turn what a user can mend into one line."""
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except BrokenPipeError:
+            raise  # whoever read our output has had enough; click ends quietly
+        except (LookalikeError, OSError) as error:
+            sys.exit(f"lookalike: error: {error}")
+
+    run.__doc__ = with_examples(command.__doc__)
+    decorated: Any = run
+    for option in (
+        click.option("--changes", type=FOLDER, help="Where changes are kept.  [default: changes, beside the index]",
+                     callback=lambda context, _, path: path or context.params["index"].with_name("changes")),
+        click.option("--index", type=FOLDER, default=Path("data/index"), show_default=True, is_eager=True,
+                     help="What the stage index wrote."),
+        click.option("--model", type=FOLDER, default=Path("data/model"), show_default=True,
+                     help="What the stage model wrote."),
+    ):  # fmt: skip
+        decorated = option(decorated)
+    return cast(Command, decorated)
+
+
+def images_option(command: Command) -> Command:
+    """Add the option that says where the pictures of the images lie."""
+    return click.option(
+        "--images", type=FOLDER, help="The pictures, to show them: what the stage download wrote. "
+        "[default: thumbnails or raw, beside the index]",
+    )(command)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT)
+def app() -> None:
+    r"""Find the images of a collection that look alike, and change what is searched.
+
+    \b
+    lookalike search photo.jpg
+    lookalike similar 3/digit_0003.png -k 5
+    lookalike add new.jpg --label cat
+    lookalike ui
+    """
+
+
+app.help = with_examples(app.help)
+
+
+def open_pictures(where: dict[str, Path]) -> Any:
+    """Open the collection that the options name."""
+    from lookalike.pictures import Pictures  # --help need not wait for what it imports
+
+    return Pictures(where["index"], where["model"], where["changes"], tell)
+
+
+def open_thumbnails(opened: Any, images: Path | None, where: dict[str, Path]) -> Any:
+    """Open the pictures of the images of a collection."""
+    from lookalike import thumbnails
+
+    return thumbnails.Thumbnails(opened.gallery, images or thumbnails.beside(where["index"]))
+
+
+def contents(pictures: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
+    """Name and reader of each picture: a file, every image in a folder, or standard input."""
+    from lookalike.images import SUFFIXES
+
+    found: list[tuple[str, Callable[[], bytes]]] = []
+    for name in pictures:
+        path = Path(name)
+        if name == "-":
+            found.append((name, sys.stdin.buffer.read))
+        elif path.is_dir():
+            inside = [
+                each for each in sorted(path.rglob("*"))
+                if each.suffix.lower() in SUFFIXES and each.is_file()
+                and not any(part.startswith(".") for part in each.relative_to(path).parts)
+            ]  # fmt: skip
+            if not inside:
+                raise LookalikeError(f"{path}: no image in it; looked for {' '.join(sorted(SUFFIXES))}")
+            found += [(str(each), each.read_bytes) for each in inside]
+        else:
+            found.append((name, path.read_bytes))
+    return found
+
+
+@contextmanager
+def named(picture: str) -> Iterator[None]:
+    """Name the picture that cannot be decoded."""
+    from lookalike.images import ImageError
+
+    try:
+        yield
+    except ImageError as error:
+        raise LookalikeError(f"{picture}: {error}") from None

@@ -1,0 +1,77 @@
+"""Changing what is searched: `add`, `remove` and `fold`."""
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from lookalike.cli.base import EXIT, app, contents, named, open_pictures, opens_a_collection, tell
+from lookalike.errors import LookalikeError
+
+
+@app.command(epilog=EXIT)
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--label", default="", help="Their class; none by default.")
+@click.option("--as", "path", help="The path of one picture in the collection; by default LABEL/NAME.")
+@click.option("--replace", is_flag=True, help="Take the place of images of the same path.")
+@opens_a_collection
+def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, **where: Path) -> None:
+    r"""Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
+
+    They are kept in data/changes. `lookalike fold` writes them into your folder of images.
+
+    \b
+    lookalike add new.jpg --label cat
+    lookalike add better.jpg --as cat/old.jpg --label cat --replace
+    """
+    from lookalike.datasets import Settings
+    from lookalike.folding import check_path
+    from lookalike.progress import progress_bar
+
+    opened, anywhere = open_pictures(where), Settings.model_construct(dataset="caltech101")
+    files = list(contents(pictures))
+    if path is not None and len(files) != 1:
+        raise LookalikeError(f"--as names one path, but there are {len(files)} pictures")
+    if path is None and any(sign in label for sign in "/\\"):
+        raise LookalikeError(f"label {label!r} has a slash, so LABEL/NAME would be another path; name it with --as")
+    names = [f"{label}/{Path(name).name}".removeprefix("/") if path is None else path for name, _ in files]
+    for name in names:
+        check_path(name, label, anywhere)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise LookalikeError(f"two of the pictures would be {twice[0]}; add them one by one, with --as")
+    with progress_bar("add", len(files), "image", delay=1) as bar:  # seconds; a few pictures need no bar
+        for (name, read), target in zip(files, names, strict=True):
+            with named(name):
+                opened.add(target, label, read(), replace=replace)
+            bar.update()
+
+
+@app.command(epilog=EXIT)
+@click.argument("paths", nargs=-1, required=True)
+@opens_a_collection
+def remove(paths: tuple[str, ...], **where: Path) -> None:
+    r"""Take images out of what is searched, by their PATHS in the collection; all, or none if one is unknown.
+
+    \b
+    lookalike remove cat/old.jpg
+    """
+    open_pictures(where).gallery.remove(list(paths))
+
+
+@app.command(epilog=EXIT)
+@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True,
+              help="Settings; section download names the folder.")  # fmt: skip
+@opens_a_collection
+def fold(params: Path, **where: Path) -> None:
+    """Write added and replaced images into your folder of images, and take removed ones out of it.
+
+    Then `dvc repro` rebuilds the index from the folder. Originals that are replaced or removed are moved to
+    data/changes/originals.
+    """
+    from lookalike import datasets, folding
+    from lookalike.params import load
+
+    settings = load(params, "download", datasets.Settings)
+    done = folding.fold(open_pictures(where).gallery, settings)
+    tell(f"{done.written} images written to {settings.folder}, {done.removed} taken out; rebuild the index: dvc repro")

@@ -1,0 +1,108 @@
+"""Finding: `search` and `similar`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lookalike.cli.base import (
+    EXIT,
+    Command,
+    app,
+    contents,
+    images_option,
+    named,
+    open_pictures,
+    open_thumbnails,
+    opens_a_collection,
+)
+
+
+def search_options(command: Command) -> Command:
+    """Add the options that every search has."""
+    for option in (
+        click.option("--json/--table", "as_json", default=None, help="One JSON object a hit, or a table; by default a "
+                     "table on a terminal, else JSON."),
+        images_option,
+        click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG",
+                     help="Also draw the hits, a row a picture, into this file."),
+        click.option("--label", help="Find images of this class only."),
+        click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True,
+                     help="The least cosine of a hit."),
+        click.option("-k", type=int, default=10, show_default=True, help="Hits of each picture."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@app.command(epilog=EXIT)
+@click.argument("pictures", nargs=-1, required=True)
+@search_options
+@opens_a_collection
+def search(
+    pictures: tuple[str, ...], k: int, min_similarity: float, label: str | None, as_json: bool | None,
+    grid: Path | None, images: Path | None, **where: Path,
+) -> None:  # fmt: skip
+    r"""Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
+
+    \b
+    lookalike search photo.jpg
+    lookalike search photo.jpg other.png -k 20 --min-similarity 0.5
+    lookalike search photos/ --label cat --json > hits.jsonl
+    lookalike search photo.jpg --grid hits.png
+    curl -s https://example.org/photo.jpg | lookalike search -
+    """
+    opened = open_pictures(where)
+    files, found = list(contents(pictures)), []
+    for name, read in files:
+        with named(name):
+            content = read()
+            hits = opened.search(content, k, min_similarity, label)
+        show(name, hits, as_json, several=len(files) > 1)
+        if grid:
+            from lookalike.grid import found_with
+
+            found.append(found_with(Path(name).name, content, hits))
+    if grid:
+        from lookalike.grid import draw
+
+        draw(found, open_thumbnails(opened, images, where), len(opened.gallery.state), grid)
+
+
+@app.command(epilog=EXIT)
+@click.argument("path")
+@search_options
+@opens_a_collection
+def similar(
+    path: str, k: int, min_similarity: float, label: str | None, as_json: bool | None,
+    grid: Path | None, images: Path | None, **where: Path,
+) -> None:  # fmt: skip
+    r"""Find the images most similar to one of the collection, given by its path there. Needs no network.
+
+    \b
+    lookalike similar 3/digit_0003.png
+    lookalike similar 3/digit_0003.png -k 5 --grid hits.png
+    """
+    opened = open_pictures(where)
+    hits = opened.gallery.similar(path, k, min_similarity, label)
+    show(path, hits, as_json, several=False)
+    if grid:
+        from lookalike.grid import draw, found_from
+
+        thumbnails = open_thumbnails(opened, images, where)
+        draw([found_from(path, opened.gallery, thumbnails, hits)], thumbnails, len(opened.gallery.state) - 1, grid)
+
+
+def show(query: str, hits: list[Any], as_json: bool | None, *, several: bool) -> None:
+    """Print hits: JSON objects, one a line, or a table."""
+    if as_json or (as_json is None and not sys.stdout.isatty()):
+        for hit in hits:
+            click.echo(json.dumps({"query": query, **asdict(hit)}, ensure_ascii=False))
+        return
+    if several:
+        click.echo(query)
+    for hit in hits:
+        click.echo(f"{hit.rank:4}  {hit.cosine:7.4f}  {hit.label:20}  {hit.path}")
