@@ -106,10 +106,17 @@ class State:
 
     def path_and_label(self, row: int) -> tuple[str, str]:
         """What a row is called, and its class."""
+        return self.paths_and_labels([row])[0]
+
+    def paths_and_labels(self, rows: list[int]) -> list[tuple[str, str]]:
+        """What rows are called, and their classes."""
         count = len(self.names.paths)
-        if row < count:
-            return str(self.names.paths[row]), str(self.names.labels[row])
-        return self.events[row - count].path, self.events[row - count].label
+        own = np.minimum(np.array(rows, np.int64), count - 1)
+        names = list(zip(self.names.paths[own].tolist(), self.names.labels[own].tolist(), strict=True))
+        for place, row in enumerate(rows):
+            if row >= count:
+                names[place] = self.events[row - count].path, self.events[row - count].label
+        return names
 
     def find(self, label: str | None = None, text: str = "") -> np.ndarray:
         """Rows of the images that are there, of a class and with a text in their path in any case: int64, ascending."""
@@ -156,7 +163,8 @@ class Gallery:
         self._tell, self._embed = tell, embed
         self._index = indexes.open_file(folder)
         self.refinement = Refinement.load(folder, indexes.load_plan(folder).refine)
-        self._names = Names(*map_names(folder))
+        # Views: a memory map's own indexing takes longer than to read what it is asked for.
+        self._names = Names(*(np.asarray(each) for each in map_names(folder)))
         if not len(self._names.paths) == len(self._names.labels) == len(self._index):
             raise LookalikeError(
                 f"{folder} has {len(self._index)} vectors but {len(self._names.paths)} paths; they are written "
@@ -203,9 +211,7 @@ class Gallery:
         if not 1 <= k < len(state):
             raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
         vector = state.searcher.index.vectors(np.array([row]))
-        hits = self._hits(state, vector, k + 1, min_similarity, label)[0]
-        others = [hit for hit in hits if hit.path != path][:k]
-        return [Hit(rank, hit.path, hit.label, hit.cosine) for rank, hit in enumerate(others, start=1)]
+        return self._hits(state, vector, k + 1, min_similarity, label, row)[0][:k]
 
     def add(self, path: str, label: str, image: str, content: bytes, feature: np.ndarray, *, replace: bool) -> None:
         """Add one image, on disk and searchable when this returns.
@@ -250,15 +256,16 @@ class Gallery:
         return np.asarray(joined[0])
 
     def _hits(
-        self, state: State, queries: np.ndarray, k: int, min_similarity: float, label: str | None
+        self, state: State, queries: np.ndarray, k: int, min_similarity: float, label: str | None, itself: int = -1
     ) -> list[list[Hit]]:
         allowed = None if label is None else self._labelled(state, label)
         cosines, rows = state.searcher.search_projected(queries, k, allowed=allowed)
         found = []
         for own_cosines, own_rows in zip(cosines.tolist(), rows.tolist(), strict=True):
             pairs = zip(own_cosines, own_rows, strict=True)  # re-ranked, their cosines do not fall steadily
-            kept = [(cosine, row) for cosine, row in pairs if row >= 0 and cosine >= min_similarity]
-            found.append([Hit(rank, *state.path_and_label(row), cosine) for rank, (cosine, row) in enumerate(kept, 1)])
+            kept = [(cosine, row) for cosine, row in pairs if row not in (-1, itself) and cosine >= min_similarity]
+            names = zip(state.paths_and_labels([row for _, row in kept]), kept, strict=True)
+            found.append([Hit(rank, path, label, cosine) for rank, ((path, label), (cosine, _)) in enumerate(names, 1)])
         return found
 
     def _labelled(self, state: State, label: str) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Threads for short work: what they finish within a millisecond is handed back at one time.
+"""Threads for short work, and none at all for the shortest.
 
-A hop to a thread and back costs as much as a small search; under load several share it.
+A hop to a thread and back costs as much as a small search, so a question that takes less than that is asked where it
+comes from. Those that do hop share the way back: what a thread finishes within a millisecond is handed back at once.
 """
 
 import asyncio
@@ -13,6 +14,36 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 TOGETHER = 0.001  # seconds that a result may wait for others
 Work = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class Brief:
+    """Whether questions are short enough to be asked in the event loop: a network's thread waits for none of them.
+
+    >>> brief = Brief()
+    >>> brief.enough()  # not known yet
+    False
+    >>> brief.seen(0.0002)
+    >>> brief.enough()
+    True
+    >>> brief.seen(0.02)  # once is enough to go on in threads, for the next fifty
+    >>> brief.enough()
+    False
+    """
+
+    MOST = 0.001  # seconds of a core
+    DECAY = 0.95  # what is left of the longest with each that is shorter
+
+    def __init__(self) -> None:
+        self._longest = float("inf")
+
+    def enough(self) -> bool:
+        """Whether the last ones were."""
+        return self._longest < self.MOST
+
+    def seen(self, seconds: float) -> None:
+        """Hear of one."""
+        faded = self._longest * self.DECAY if self._longest != float("inf") else 0.0
+        self._longest = max(seconds, faded)
 
 
 class Askers:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ import numpy as np
 from lookalike import images
 from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
-from lookalike.api.asking import Askers
+from lookalike.api.asking import Askers, Brief
 from lookalike.api.batching import Batcher
 from lookalike.api.checks import checked_k, explained, known, named, seen
 from lookalike.api.metrics import Metrics
@@ -55,11 +56,12 @@ class Service:
 
     def open(self) -> None:
         """Open the index, and start the threads. Raises LookalikeError for what an operator has to mend."""
+        alone()  # questions are asked in this thread too
         self._pictures = self._open()
         check_same_network(self._pictures.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
         self._decoders = ThreadPoolExecutor(cores(), "decode")
-        self._askers = Askers(cores(), "ask", alone)
+        self._askers, self._brief = Askers(cores(), "ask", alone), Brief()
         self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
@@ -239,7 +241,24 @@ class Service:
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
     async def _ask(self, pool: Askers, ask: Callable[[Gallery], T]) -> T:
-        return await pool(lambda: self._asked(ask))
+        """Ask the collection: here where that is brief, in a thread otherwise, and always where it is changed."""
+        if pool is not self._askers:
+            return await pool(lambda: self._asked(ask))
+        if self._brief.enough():
+            try:
+                return self._timed(lambda: ask(self._opened().gallery))
+            except Rebuilt:  # to open the new one is not brief
+                pass
+            except LookalikeError as error:
+                raise self._unavailable(error) from None
+        return await pool(lambda: self._timed(lambda: self._asked(ask)))
+
+    def _timed(self, ask: Callable[[], T]) -> T:
+        start = time.thread_time()
+        try:
+            return ask()
+        finally:
+            self._brief.seen(time.thread_time() - start)
 
     def _asked(self, ask: Callable[[Gallery], T]) -> T:
         """Ask the collection, which is opened anew where its index was rebuilt."""
@@ -250,7 +269,7 @@ class Service:
             except Rebuilt:
                 with self._reopening:
                     if self._pictures is opened:
-                        self._pictures = self._open()
+                        self._pictures, self._brief = self._open(), Brief()
                 return ask(self._opened().gallery)
         except LookalikeError as error:
             raise self._unavailable(error) from None
