@@ -2,6 +2,7 @@
 # make serve  set up and serve the built collection on http://127.0.0.1:8000
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
 # make test   set up and run every check and test; does nothing if they passed on these very files
+# make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 #
 # PYTHON chooses the interpreter that the virtual environment is made from, 3.11 to 3.13 (TensorFlow's limit).
 
@@ -13,7 +14,7 @@ FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' '
 # A file that is added or deleted changes this name, so that what passed is what is here.
 TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
-.PHONY: all serve test image clean
+.PHONY: all serve test browser image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -30,6 +31,11 @@ image:
 
 test: $(TESTED)
 	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"
+
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    timeout 60 apt-get -qq update && timeout 300 apt-get -qq install --yes --no-install-recommends chromium; }
 
 $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(RUN) ruff check .
