@@ -35,7 +35,7 @@ test: $(TESTED)
 browser:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	    export DEBIAN_FRONTEND=noninteractive; \
-	    timeout 60 apt-get -qq update && timeout 300 apt-get -qq install --yes --no-install-recommends chromium; }
+	    timeout 120 apt-get -qq update && timeout 300 apt-get -qq install --yes --no-install-recommends chromium; }
 
 $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(RUN) ruff check .
