@@ -104,6 +104,11 @@ class State:
     def __contains__(self, path: str) -> bool:
         return (self.changed[path] if path in self.changed else self.names.row(path)) is not None
 
+    def holds(self, path: str, label: str, image: str) -> bool:
+        """Whether an image was added under this path, of this class and these bytes, by their hex SHA-256."""
+        place = (self.changed.get(path) or 0) - len(self.names.paths)
+        return place >= 0 and (self.events[place].label, self.events[place].image) == (label, image)
+
     def path_and_label(self, row: int) -> tuple[str, str]:
         """What a row is called, and its class."""
         return self.paths_and_labels([row])[0]

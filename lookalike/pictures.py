@@ -46,7 +46,10 @@ class Pictures:
             raise LookalikeError(f"k is {k}, but the index holds {count} images; choose 1 to {count}")
         return self.gallery.search(self.embed(content)[np.newaxis], k, min_similarity, label)[0]
 
-    def add(self, path: str, label: str, content: bytes, *, replace: bool = False) -> None:
-        """Add an image file's content under a path; see Gallery.add."""
+    def add(self, path: str, label: str, content: bytes, *, replace: bool = False) -> bool:
+        """Add an image file's content under a path; see Gallery.add. False where that very image was added before."""
         digest = hashlib.sha256(content).hexdigest()
+        if self.gallery.state.holds(path, label, digest):
+            return False
         self.gallery.add(path, label, digest, content, self.embed(content), replace=replace)
+        return True

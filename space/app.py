@@ -16,8 +16,9 @@ def command() -> tuple[list[str], dict[str, str]]:
     """What serves the page, and its environment."""
     port = int(os.environ.get("PORT", PORT))
     serve, environment = how(port, "0.0.0.0", {"index": BUNDLE / "index", "model": BUNDLE / "model"})  # noqa: S104
-    # Named, it is not looked up at a service on the internet.
-    more = [f"--browser.serverAddress={environment.get('SPACE_HOST', 'localhost')}"]
+    more = []
+    if "SPACE_HOST" in environment:  # the last one given holds
+        more.append(f"--browser.serverAddress={environment['SPACE_HOST']}")
     if "SPACE_ID" in environment:
         # huggingface.co shows the page in a frame on a page of its own, where a cookie of ours, which every upload must
         # bear, comes back only if it is marked so.

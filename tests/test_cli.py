@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Home:
     def new(self, seed: int, name: str = "new.png") -> str:
         """A new picture beside the project, another one for each seed."""
         path = self.folder.parent / "new" / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         picture(seed).save(path)
         return os.path.relpath(path, self.folder)
 
@@ -639,6 +640,24 @@ def test_a_mistake_looks_the_same_from_a_shell(built: Home) -> None:
     done = built.shell("search", "nothing.png", check=False)
     assert (done.status, done.out) == (1, "")
     assert done.err == "lookalike: error: [Errno 2] No such file or directory: 'nothing.png'\n"
+
+
+def test_an_interrupted_addition_of_a_folder_goes_on_when_repeated(home: Home) -> None:
+    for seed in range(40):
+        home.new(100 + seed, f"many/{seed:02}.png")
+    command = [sys.executable, "-m", "lookalike.cli", "add", "../new/many", "--label", "bee"]
+    process = subprocess.Popen(command, cwd=home.folder, env=home.project.environment)
+    while not home.events():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = len(home.events())
+    assert 0 < before < 40
+    done = home.do("add", "../new/many", "--label", "bee")
+    assert f"{before} of 40 had been added before, the same pictures; they stay as they are\n" in done.err
+    assert [event.path for event in home.events()] == [f"bee/{seed:02}.png" for seed in range(40)]
+    for arguments in (["add", "../new/many/07.png"], ["add", home.new(7), "--as", "bee/07.png", "--label", "bee"]):
+        assert home.lookalike(*arguments).status == (0 if len(arguments) == 2 else 1)  # another path; another picture
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 
+import click
 import pytest
 import yaml
 from import_graph import ROOT
+
+from lookalike import cli
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,6 +85,34 @@ def test_commands_of_dvc_in_the_docs_exist() -> None:
         text = subprocess.run(["dvc", *names, "--help"], capture_output=True, text=True, check=True).stdout
         for flag in flags:
             assert re.search(rf"{flag}\b", text), f"dvc {' '.join(names)} {flag}"
+
+
+def documented(start: str) -> list[str]:
+    """Every line of the documentation's blocks that begins so, each once, without its comment."""
+    blocks = [block for page in PAGES for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.M | re.S)]
+    lines = [line.split("  #")[0].rstrip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return sorted({line for line in lines if line.startswith(start)})
+
+
+@pytest.mark.parametrize("line", documented("lookalike "))
+def test_the_command_of_the_docs_is_understood(line: str) -> None:
+    _, *words = shlex.split(line)
+    name, command, rest = cli.app.resolve_command(click.Context(cli.app), words)
+    assert command.make_context(name, list(rest), resilient_parsing=False).params
+
+
+@pytest.mark.parametrize("line", documented("python "))
+def test_the_script_of_the_docs_knows_its_options(line: str) -> None:
+    """Those that measure take minutes; what their help says must be what the docs write."""
+    words = shlex.split(line)
+    door = words[1:3] if words[1] == "-m" else words[1:2]
+    rest = words[1 + len(door) :]
+    known = subprocess.run(
+        [sys.executable, *door, *rest[:1] * (rest[:1] != [] and rest[0].isalpha()), "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
+        assert re.search(rf"{flag}\b", known), flag
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Project, copy_project, picture
+from conftest import ROOT, Project, copy_project, picture
 
 STAGES = ["download", "preprocess", "model", "extract", "index", "evaluate", "benchmark"]
 
@@ -145,6 +146,13 @@ def test_pull_fetches_features_and_repro_skips_extract(built: Project, tmp_path:
     assert set(ran) == {"download", "preprocess", "model"}
     assert other.run("git", "status", "--porcelain").stdout == ""
     assert "up to date" in other.run("dvc", "status").stdout
+    # What the documentation says to do next.
+    lines = {line for name in ("README.md", "docs/cli.md") for line in (ROOT / name).read_text().splitlines()}
+    said = sorted(line for line in lines if re.match(r"lookalike (search data|similar|info|bundle)\b", line))
+    assert len(said) >= 6
+    for line in said:
+        other.run("python", "-m", "lookalike.cli", *shlex.split(line)[1:])
+    assert (other.folder / "hits.png").is_file() and (other.folder / "served/index/index.faiss").is_file()
 
 
 def test_two_runs_from_scratch_agree(built: Project, tmp_path: Path) -> None:

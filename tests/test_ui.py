@@ -241,6 +241,7 @@ def test_it_is_shut_and_silent_by_default() -> None:
     assert str(ROOT) in environment["PYTHONPATH"]
     open_to_all, _ = how(8501, "0.0.0.0", {})
     assert not any("allowedHosts" in part for part in open_to_all)  # by which name others come is theirs to say
+    assert any("browser.serverAddress" in part for part in open_to_all)  # else it is asked for on the internet
 
 
 def test_a_search_needs_no_tensorflow(built: Built) -> None:

@@ -18,7 +18,8 @@ from lookalike.errors import LookalikeError
 def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, **where: Path) -> None:
     r"""Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
 
-    They are kept in data/changes. `lookalike fold` writes them into your folder of images.
+    They are kept in data/changes; an interrupted command goes on where it was when it is repeated. `lookalike fold`
+    writes them into your folder of images.
 
     \b
     lookalike add new.jpg --label cat
@@ -40,11 +41,14 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise LookalikeError(f"two of the pictures would be {twice[0]}; add them one by one, with --as")
+    known = 0
     with progress_bar("add", len(files), "image", delay=1) as bar:  # seconds; a few pictures need no bar
         for (name, read), target in zip(files, names, strict=True):
             with named(name):
-                opened.add(target, label, read(), replace=replace)
+                known += not opened.add(target, label, read(), replace=replace)
             bar.update()
+    if known:
+        tell(f"{known} of {len(files)} had been added before, the same pictures; they stay as they are")
 
 
 @app.command(epilog=EXIT)

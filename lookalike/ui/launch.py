@@ -1,6 +1,7 @@
 """Start the browser page: Streamlit's server, shut to everything but what the page needs."""
 
 import os
+import socket
 import sys
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -43,6 +44,8 @@ def how(port: int, host: str, options: dict[str, Path | None]) -> tuple[list[str
     settings += [f"--server.port={port}", f"--server.address={host}"]
     if _is_loopback(host):  # no other name leads here, whatever a page elsewhere makes a browser believe
         settings += [f"--server.allowedHosts={name}" for name in ("localhost", "127.0.0.1", "[::1]")]
+    elif host in ("0.0.0.0", "::"):  # noqa: S104  # named, this machine's address is not looked up on the internet
+        settings.append(f"--browser.serverAddress={socket.gethostname()}")
     given = [f"--{name}={path}" for name, path in options.items() if path is not None]
     app, here = Path(__file__).with_name("app.py"), Path(__file__).parents[2]
     command = [sys.executable, "-m", "streamlit", "run", str(app), *settings, "--", *given]
