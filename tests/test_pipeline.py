@@ -147,7 +147,11 @@ def test_pull_fetches_features_and_repro_skips_extract(built: Project, tmp_path:
     assert other.run("git", "status", "--porcelain").stdout == ""
     assert "up to date" in other.run("dvc", "status").stdout
     # What the documentation says to do next.
-    lines = {line for name in ("README.md", "docs/cli.md") for line in (ROOT / name).read_text().splitlines()}
+    lines = {
+        line
+        for name in ("README.md", "docs/cli.md", "docs/deploy.md")
+        for line in (ROOT / name).read_text().splitlines()
+    }
     said = sorted(line for line in lines if re.match(r"lookalike (search data|similar|info|bundle)\b", line))
     assert len(said) >= 6
     for line in said:
