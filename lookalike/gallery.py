@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lookalike import indexes, trust
+from lookalike import indexes, tags, trust
 from lookalike.changed import Changed
 from lookalike.collection import map_names
 from lookalike.errors import LookalikeError, closest
@@ -20,7 +20,8 @@ from lookalike.images import SUFFIXES
 from lookalike.journal import Bound, Event, Journal
 from lookalike.network import load_embedding
 from lookalike.refine import Refinement
-from lookalike.searcher import Searcher
+from lookalike.searcher import Matched, Searcher
+from lookalike.tags import Tags, Words
 
 LABELS = 64  # classes whose rows are remembered, a byte an image each
 REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
@@ -35,7 +36,9 @@ class Hit:
     rank: int  # 1 is the most similar
     path: str
     label: str  # "" if it has none
-    cosine: float  # of the refined vectors, -1 to 1
+    cosine: float  # what it is ranked by, -1 to 1: of the refined vectors, of the words, or both by their weight
+    visual: float | None = None  # of the refined vectors, where words took part too
+    text: float | None = None  # of the words, where they took part
 
 
 def check_name(path: str, label: str) -> None:
@@ -136,6 +139,15 @@ class State:
         kept = [label in (None, event.label) and text.lower() in event.path.lower() for event in events]
         return np.concatenate([own, fresh[np.array(kept, dtype=bool)] + count])
 
+    def now(self, rows: np.ndarray) -> np.ndarray:
+        """Where images of the index are now, by their path: rows, int64 (m,) -> int64 (m,), -1 for what is no more."""
+        places = np.arange(len(self.names.paths))
+        for path, row in self.changed.items():
+            own = self.names.row(path)
+            if own is not None:
+                places[own] = -1 if row is None else row
+        return np.asarray(places[rows])
+
     def labels(self) -> list[str]:
         """Every class that an image has now, sorted."""
         own = np.unique(self.names.labels[self.present[: len(self.names.labels)]]).tolist()
@@ -170,6 +182,7 @@ class Gallery:
         self.refinement = Refinement.load(folder, indexes.load_plan(folder).refine)
         # Views: a memory map's own indexing takes longer than to read what it is asked for.
         self._names = Names(*(np.asarray(each) for each in map_names(folder)))
+        self.tags: Tags | None = tags.load(folder)
         if not len(self._names.paths) == len(self._names.labels) == len(self._index):
             raise LookalikeError(
                 f"{folder} has {len(self._index)} vectors but {len(self._names.paths)} paths; they are written "
@@ -194,29 +207,58 @@ class Gallery:
         return self._state
 
     def search(
-        self, features: np.ndarray, k: int, min_similarity: float = -1, label: str | None = None
-    ) -> list[list[Hit]]:
+        self, features: np.ndarray | None, k: int, min_similarity: float = -1, label: str | None = None,
+        text: str | None = None, text_weight: float | None = None,
+    ) -> list[list[Hit]]:  # fmt: skip
         """Find the k most similar images of each query, best first.
 
-        features        float32, (Q, D), as the network gives them.
+        features        float32, (Q, D), as the network gives them; None for one query of words alone.
         k               1 to the number of images.
         min_similarity  the least cosine of a hit.
         label           search this class only; then fewer than k hits are all of the class.
+        text            words that the images' tags are compared with, too. Alone, or at weight 1, it finds only what
+                        shares a word.
+        text_weight     of the words beside a picture, 0 to 1; by default what the index was built with.
 
-        Raises LookalikeError for a k out of range and a class that no image has.
+        Raises LookalikeError for a k out of range, a class that no image has, and words that no image has.
         """
-        state, queries = self.state, self.refinement.project(self._checked(features))
+        state = self.state
+        indexes.check_k(k, len(state))
+        weight = self._weight(text_weight, text is not None)
+        words = None if text is None else self._tagged().query(text)
+        if features is None:
+            if words is None or text_weight is not None:
+                raise LookalikeError("a search needs a picture, or a text without a weight, or both; give one")
+            return [self._hits_of_words(state, words, k, min_similarity, label)]
+        queries = self.refinement.project(self._checked(features))
         indexes.check_queries(queries, k, len(state), self._index.dim)
-        return self._hits(state, queries, k, min_similarity, label)
+        if words is None or not weight:
+            return self._hits(state, queries, k, min_similarity, label)
+        return [self._hits_of_both(state, query, words, weight, k, min_similarity, label) for query in queries]
 
-    def similar(self, path: str, k: int, min_similarity: float = -1, label: str | None = None) -> list[Hit]:
-        """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others."""
+    def similar(
+        self, path: str, k: int, min_similarity: float = -1, label: str | None = None, text_weight: float | None = None
+    ) -> list[Hit]:
+        """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others.
+
+        text_weight  of its own tags, where it has some, 0 to 1; by default what the index was built with.
+        """
         state = self.state
         row = state.row(path)
         if not 1 <= k < len(state):
             raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
+        weight, own = self._weight(text_weight, self.tags is not None), self._names.row(path)
+        words = self.tags.own(own) if self.tags and weight and own is not None else None
         vector = state.searcher.index.vectors(np.array([row]))
-        return self._hits(state, vector, k + 1, min_similarity, label, row)[0][:k]
+        if words is None:
+            return self._hits(state, vector, k + 1, min_similarity, label, row)[0][:k]
+        return self._hits_of_both(state, vector[0], words, weight, k + 1, min_similarity, label, row)[:k]
+
+    def tagged(self) -> int:
+        """How many images have tags."""
+        if self.tags is None:
+            return 0
+        return int(np.count_nonzero(self.state.now(np.unique(self.tags.rows)) >= 0))
 
     def add(self, path: str, label: str, image: str, content: bytes, feature: np.ndarray, *, replace: bool) -> None:
         """Add one image, on disk and searchable when this returns.
@@ -272,6 +314,52 @@ class Gallery:
             names = zip(state.paths_and_labels([row for _, row in kept]), kept, strict=True)
             found.append([Hit(rank, path, label, cosine) for rank, ((path, label), (cosine, _)) in enumerate(names, 1)])
         return found
+
+    def _hits_of_words(self, state: State, words: Words, k: int, least: float, label: str | None) -> list[Hit]:
+        matched = self._matched(state, words, label)
+        order = np.argsort(-matched.cosines, kind="stable")[:k]
+        order = order[matched.cosines[order].astype(float) >= least]
+        names = state.paths_and_labels(matched.rows[order].tolist())
+        found = zip(names, matched.cosines[order].tolist(), strict=True)
+        return [Hit(rank, *name, cosine, text=cosine) for rank, (name, cosine) in enumerate(found, 1)]
+
+    def _hits_of_both(
+        self, state: State, query: np.ndarray, words: Words, weight: float, k: int, least: float, label: str | None,
+        itself: int = -1,
+    ) -> list[Hit]:  # fmt: skip
+        allowed = None if label is None else self._labelled(state, label)
+        found = state.searcher.fuse(query[np.newaxis], self._matched(state, words, label), weight, k, allowed)
+        kept = (found.cosines.astype(float) >= least) & (found.rows != itself)
+        names = state.paths_and_labels(found.rows[kept].tolist())
+        cosines = np.stack([found.cosines, found.visual, found.text], axis=1)[kept].tolist()  # (n, 3)
+        return [Hit(rank, *name, *own) for rank, (name, own) in enumerate(zip(names, cosines, strict=True), 1)]
+
+    def _matched(self, state: State, words: Words, label: str | None) -> Matched:
+        """The images of a class that are there and share a word."""
+        rows, cosines = self._tagged().match(words)
+        rows = state.now(rows)
+        kept = (rows >= 0) if label is None else (rows >= 0) & self._labelled(state, label)[rows]
+        rows, cosines = rows[kept], cosines[kept]
+        order = np.argsort(rows)
+        return Matched(rows[order], cosines[order])
+
+    def _tagged(self) -> Tags:
+        if self.tags is None:
+            raise LookalikeError(
+                f"{self._folder} has no tags, so a text finds nothing; set index.tags.file, then: dvc repro index"
+            )
+        return self.tags
+
+    def _weight(self, given: float | None, words: bool) -> float:
+        """The weight of words; 0 where there are none."""
+        if given is None:
+            return self.tags.weight if self.tags and words else 0
+        self._tagged()
+        if not words:
+            raise LookalikeError(f"text weight {given} has no text that it would weigh; give one, or no weight")
+        if not 0 <= given <= 1:
+            raise LookalikeError(f"text weight is {given}; choose 0, the picture alone, to 1, the words alone")
+        return given
 
     def _labelled(self, state: State, label: str) -> np.ndarray:
         """Which rows have a label: bool (N + M,)."""

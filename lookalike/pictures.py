@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import images, trust
-from lookalike.errors import LookalikeError
+from lookalike import images, indexes, trust
 from lookalike.gallery import Gallery, Hit
 from lookalike.network import check_same_network
 from lookalike.runtimes import Embedder, openvino
@@ -39,12 +38,14 @@ class Pictures:
         pixels = images.fit(images.decode(content, MAX_PIXELS), embedding.image_size, embedding.fit)
         return np.asarray(self._network(pixels[np.newaxis])[0])
 
-    def search(self, content: bytes, k: int, min_similarity: float = -1, label: str | None = None) -> list[Hit]:
-        """Find the k images most similar to an image file's content, best first; see Gallery.search."""
-        count = len(self.gallery.state)
-        if not 1 <= k <= count:  # before the network is loaded
-            raise LookalikeError(f"k is {k}, but the index holds {count} images; choose 1 to {count}")
-        return self.gallery.search(self.embed(content)[np.newaxis], k, min_similarity, label)[0]
+    def search(
+        self, content: bytes | None, k: int, min_similarity: float = -1, label: str | None = None,
+        text: str | None = None, text_weight: float | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """Find the k images most similar to an image file's content, or, without one, to a text; see Gallery.search."""
+        indexes.check_k(k, len(self.gallery.state))  # before the network is loaded
+        feature = None if content is None else self.embed(content)[np.newaxis]
+        return self.gallery.search(feature, k, min_similarity, label, text, text_weight)[0]
 
     def add(self, path: str, label: str, content: bytes, *, replace: bool = False) -> bool:
         """Add an image file's content under a path; see Gallery.add. False where that very image was added before."""

@@ -8,6 +8,7 @@ Writes  data/index/index.faiss          N refined unit vectors of d dimensions, 
         data/index/image_paths.npy      row i names vector i
         data/index/embedding.json       network and picture size and fit, which a query must share
         data/index/labels.npy           row i: its class, "" if it has none
+        data/index/tags*                words of the images, if index.tags.file names some (lookalike/tags.py)
         data/index.json                 counts, and every file's digest, by which a search trusts them; for Git
 
     python stages/index.py data/features data/index
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, manifest, params, stage
+from lookalike import indexes, manifest, params, stage, tags
 from lookalike.collection import load_collection
 from lookalike.files import new_folder, write_json
 from lookalike.network import load_embedding
@@ -34,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "index", indexes.Settings)
     collection, embedding = load_collection(args.features), load_embedding(args.features)
+    texts = {} if settings.tags.file == params.UNUSED else tags.read(Path(settings.tags.file), collection.paths)
 
     with progress_bar("index", len(collection.paths), "vector") as bar:
 
@@ -48,6 +50,9 @@ def main() -> None:
     with new_folder(args.index) as folder:
         indexes.save(tuned, why, refinement, settings, collection.paths, collection.labels, folder)
         embedding.save(folder)
+        if texts:
+            by_path = {str(collection.paths[row]): text for row, text in texts.items()}
+            tags.Tags.fit(texts, settings.tags.weight).save(folder, by_path)
         files = manifest.digests(folder)
         size = (folder / indexes.INDEX_FILE).stat().st_size
     index, design = tuned.index, tuned.index.design
@@ -60,6 +65,7 @@ def main() -> None:
         "dim": index.dim,
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
+        **({"tagged": len(texts)} if texts else {}),
         "files": files,
     })  # fmt: skip
     looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"

@@ -20,6 +20,7 @@ from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
 settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
 settings.load_profile("shared")
 

@@ -8,12 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from conftest import picture
+from conftest import NO_TAGS, picture
 from PIL import Image
 
 from lookalike import images, indexes, manifest, network, searcher
 from lookalike.files import new_folder, write_json
 from lookalike.network import Embedding, Network
+from lookalike.tags import Tags
 
 SIZE = 32
 CLASSES = {"blue": (30, 60, 220), "green": (30, 190, 60), "red": (220, 40, 30)}
@@ -43,8 +44,11 @@ def coloured(label: str, seed: int, width: int = 60, height: int = 44) -> Image.
     return Image.blend(flat, picture(seed, width, height), 0.25)
 
 
-def build(folder: Path, each: int = EACH) -> Built:
-    """Write raw pictures, model and index. Again, with another number of pictures, it is rebuilt."""
+def build(folder: Path, each: int = EACH, texts: dict[str, str] | None = None, weight: float = 0.3) -> Built:
+    """Write raw pictures, model and index. Again, with another number of pictures, it is rebuilt.
+
+    texts  tags, by path; `weight` is theirs.
+    """
     found = {}
     for label in CLASSES:
         (folder / "raw" / label).mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,8 @@ def build(folder: Path, each: int = EACH) -> Built:
         _write_model(folder / "model")
     chosen = indexes.Settings.model_validate({
         "kind": "flat", "storage": "auto", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
-        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6}, "refine": REFINE,
+        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
+        "tags": NO_TAGS, "refine": REFINE,
     })  # fmt: skip
     paths = sorted(found)
     refinement, tuned, why = searcher.build(np.stack([found[path] for path in paths]), chosen)
@@ -65,6 +70,9 @@ def build(folder: Path, each: int = EACH) -> Built:
         labels = np.array([path.split("/")[0] for path in paths])
         indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
         Embedding(NETWORK, SIZE, "pad").save(partial)
+        if texts:
+            rows = {paths.index(path): text for path, text in sorted(texts.items())}
+            Tags.fit(rows, weight).save(partial, texts)
         files = manifest.digests(partial)
     write_json(folder / "index.json", {"files": files})
     return Built(folder)

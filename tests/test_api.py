@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, picture
+from conftest import NO_TAGS, ROOT, picture
 from PIL import Image
 
 from lookalike import images, indexes, manifest, refine, searcher
@@ -102,7 +102,7 @@ class Where:
         chosen = indexes.Settings.model_validate({
             "kind": "flat", "storage": "float32", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
             "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
-            "refine": {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3},
+            "tags": NO_TAGS, "refine": {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3},
         })  # fmt: skip
         refinement, tuned, why = searcher.build(features, chosen)
         with new_folder(self.index) as partial:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import NO_TAGS
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -73,7 +74,8 @@ def build(
     features = np.stack([feature(seeds[path], embedding.network.dim) for path in paths])
     chosen = indexes.Settings.model_validate({
         "kind": kind, "storage": storage, "target_recall": recall, "memory": 0, "threads": 1, "seed": 0,
-        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6}, "refine": refined,
+        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
+        "tags": NO_TAGS, "refine": refined,
     })  # fmt: skip
     refinement, tuned, why = searcher.build(features, chosen)
     with new_folder(folder) as partial:

@@ -1,6 +1,5 @@
 """The user's own images: one subfolder a class, or a CSV of path and label, or a flat, unlabelled folder."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from lookalike.datasets.base import Item, Settings
 from lookalike.errors import LookalikeError
 from lookalike.images import SUFFIXES
 from lookalike.stage import notice
+from lookalike.table import rows
 
 
 def items(settings: Settings) -> Iterator[Item]:
@@ -73,27 +73,11 @@ def _from_csv(folder: Path, name: str) -> dict[str, str]:
     if not table.is_file():
         raise LookalikeError(f"download.labels is {name!r}, but {table} does not exist; it lies inside download.folder")
     labels: dict[str, str] = {}
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="")
-            columns = [column.strip() for column in reader.fieldnames or []]
-            reader.fieldnames = columns
-            if not {"path", "label"} <= set(columns):
-                raise LookalikeError(f"{table}: the first line must name the columns path,label; it names {columns}")
-            for row in reader:
-                where = f"{table}, line {reader.line_num}"
-                if "" in row or None in row.values():
-                    raise LookalikeError(
-                        f"{where}: {len(columns)} fields are expected; a label with a comma needs quotation marks"
-                    )
-                path = _checked(folder, row["path"], where)
-                if path in labels:
-                    raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
-                labels[path] = row["label"].strip()
-    except csv.Error as error:  # an unclosed quote, for one
-        raise LookalikeError(f"{table}: not a readable CSV ({error}); look for an unclosed quotation mark") from None
-    except UnicodeDecodeError as error:
-        raise LookalikeError(f"{table}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    for where, row in rows(table, ("path", "label")):
+        path = _checked(folder, row["path"], where)
+        if path in labels:
+            raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
+        labels[path] = row["label"].strip()
     return labels
 
 

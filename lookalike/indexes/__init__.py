@@ -12,21 +12,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from lookalike import refine
+from lookalike import refine, tags
 from lookalike.collection import save_strings
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss, matrix_products
 from lookalike.files import write_json
 from lookalike.indexes import hnsw, ivf
-from lookalike.indexes.base import Design, Index, Kind, Storage, check_queries, in_order
+from lookalike.indexes.base import Design, Index, Kind, Storage, check_k, check_queries, in_order
 from lookalike.indexes.choose import KINDS, Wanted, candidates, make_index
 from lookalike.indexes.tuning import Sample, Tuned, draw, nearest_others, tune
 from lookalike.params import Section
 from lookalike.refine import Refinement
 
 __all__ = [
-    "Design", "Index", "Plan", "Sample", "Settings", "build", "build_and_tune", "check_queries", "choose", "draw",
-    "in_order", "load_plan", "nearest_others", "open_file", "read", "save",
+    "Design", "Index", "Plan", "Sample", "Settings", "build", "build_and_tune", "check_k", "check_queries", "choose",
+    "draw", "in_order", "load_plan", "nearest_others", "open_file", "read", "save",
 ]  # fmt: skip
 
 INDEX_FILE = "index.faiss"
@@ -49,6 +49,7 @@ class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     hnsw: hnsw.Settings
     ivf: ivf.Settings
+    tags: tags.Settings
     refine: refine.Settings
 
 

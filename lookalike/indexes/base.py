@@ -138,10 +138,7 @@ class Index:
 
 def check_queries(queries: np.ndarray, k: int, count: int, dim: int) -> None:
     """Raise LookalikeError for what an index of `count` vectors of `dim` dimensions cannot be asked."""
-    if not count:
-        raise LookalikeError("the index is empty, so nothing can be found in it")
-    if not 1 <= k <= count:
-        raise LookalikeError(f"k is {k}, but the index holds {count} images; choose 1 to {count}")
+    check_k(k, count)
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise LookalikeError(
             f"queries are {queries.shape}, but the index holds vectors of {dim} dimensions; they come from another "
@@ -149,6 +146,14 @@ def check_queries(queries: np.ndarray, k: int, count: int, dim: int) -> None:
         )
     if not np.isfinite(queries).all():
         raise LookalikeError("a query is not finite, so it has no cosine with anything; embed the image again")
+
+
+def check_k(k: int, count: int) -> None:
+    """Raise LookalikeError for a number of hits that `count` images cannot give."""
+    if not count:
+        raise LookalikeError("the index is empty, so nothing can be found in it")
+    if not 1 <= k <= count:
+        raise LookalikeError(f"k is {k}, but the index holds {count} images; choose 1 to {count}")
 
 
 def in_order(cosines: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
