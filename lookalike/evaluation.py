@@ -8,8 +8,9 @@ import pandas as pd
 from lookalike import metrics
 from lookalike.bootstrap import interval
 from lookalike.protocol import Split, check_fair
-from lookalike.ranking import Ranking, map_rankings
+from lookalike.ranking import Mix, Ranking, map_rankings
 from lookalike.refine import Refinement
+from lookalike.tags import Tags
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
 CURVE_RANKS = 200  # points of the precision-recall curve that is not interpolated
@@ -46,6 +47,7 @@ def evaluate(
     gallery: np.ndarray,
     ks: list[int],
     memory: int = 1 << 30,
+    mix: Mix | None = None,
 ) -> Evaluation:
     """Rank the gallery for every query, exactly, and measure the rankings.
 
@@ -54,6 +56,7 @@ def evaluate(
     refinement  fitted on the gallery's features; `gallery` is what it made of them, float32 (G, d).
     ks          ranks for the figures @k.
     memory      bytes that rankings may take at a time.
+    mix         what is put beside the cosines: see `map_rankings`.
 
     Raises LookalikeError for a k beyond what every query may find, and where a query is in the gallery of a
     refinement that was fitted on it.
@@ -85,7 +88,7 @@ def evaluate(
             "best_possible": np.minimum(ranks, total[:, None]) / total[:, None],
         }
 
-    blocks = list(map_rankings(measure, refinement, features[split.queries], gallery, split.exclude, memory))
+    blocks = list(map_rankings(measure, refinement, features[split.queries], gallery, split.exclude, memory, mix))
     found = {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else {})}
     rows = found.get("rows", np.zeros((0, 0), np.int64))
     measured = "figures" in found
@@ -110,6 +113,35 @@ def evaluate(
         rows=rows,
         cosines=found.get("cosines", np.zeros((0, 0), np.float32)),
     )
+
+
+def mix_words(texts: dict[str, str], weight: float, queries: np.ndarray, gallery: np.ndarray) -> Mix | None:
+    """What puts the words of queries and gallery beside their cosines, as Searcher.fuse does.
+
+    texts             by path; `weight` is theirs.
+    queries, gallery  paths, str, (Q,) and (G,).
+
+    TF-IDF is fitted on the gallery alone. A query without words that the gallery has is compared by picture alone. None
+    where the gallery has no words.
+    """
+    own = {row: texts[path] for row, path in enumerate(gallery.tolist()) if path in texts}
+    if not own:
+        return None
+    fitted = Tags.fit(own, weight)
+
+    def mix(block: slice, cosines: np.ndarray) -> np.ndarray:
+        for row, path in enumerate(queries[block].tolist()):
+            asked = fitted.weigh(texts.get(path, ""))
+            if asked is None:
+                continue
+            matched, words = fitted.match(asked)
+            there = np.isfinite(cosines[row])
+            cosines[row, there] *= np.float32(1 - weight)
+            matched, words = matched[there[matched]], words[there[matched]]
+            cosines[row, matched] += np.float32(weight) * words
+        return cosines
+
+    return mix
 
 
 def with_intervals(result: Evaluation, raw: Evaluation, resamples: int, seed: int) -> pd.DataFrame:

@@ -10,12 +10,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lookalike import datasets
+from lookalike import datasets, table
 from lookalike.datasets.folder import labels_of
 from lookalike.errors import LookalikeError
 from lookalike.files import file_digest, new_file
-from lookalike.gallery import Gallery, check_name
+from lookalike.gallery import Gallery
 from lookalike.journal import Event
+from lookalike.state import check_name
 
 ORIGINALS = "originals"
 
@@ -28,10 +29,11 @@ class Folded:
     removed: int
 
 
-def fold(gallery: Gallery, settings: datasets.Settings) -> Folded:
+def fold(gallery: Gallery, settings: datasets.Settings, tags_file: Path | None = None) -> Folded:
     """Bring the source folder to what a search finds.
 
-    settings  section `download` of params.yaml: `dataset` must be `folder`.
+    settings   section `download` of params.yaml: `dataset` must be `folder`.
+    tags_file  CSV of path and text, of which lines of removed images are taken out; the others, and its order, stay.
 
     Everything is checked before the first file is written, and running it again after a kill completes it. Raises
     LookalikeError for another data set, for a path that would belong to another class there, and for a file of an added
@@ -44,6 +46,8 @@ def fold(gallery: Gallery, settings: datasets.Settings) -> Folded:
         )
     source = Path(settings.folder)
     labels_of(settings)  # raises where the folder or its CSV cannot be read
+    if tags_file:
+        list(table.rows(tags_file, ("path", "text")))  # likewise
     indexed = gallery.state.names  # and changes made to another index are carried over
     with gallery.journal.changing(gallery.fingerprint, gallery.embedding) as writer:
         latest = {event.path: event for event in writer.events(writer.folded())}
@@ -67,6 +71,8 @@ def fold(gallery: Gallery, settings: datasets.Settings) -> Folded:
             _write(target, content)
         if settings.labels and latest:
             _rewrite(source / settings.labels, latest)  # lists at no moment a file that is not there
+        if tags_file and removed:
+            _rewrite(tags_file, {path: event for path, event in latest.items() if not event.image})
         for target in filter(Path.is_file, removed):
             _keep(target, originals / target.relative_to(source))
             target.unlink()
@@ -116,9 +122,9 @@ def _write(target: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _rewrite(table: Path, latest: dict[str, Event]) -> None:
-    """Bring the CSV of path and label up to date; its other columns and its order stay."""
-    text = table.read_text(encoding="utf-8-sig")
+def _rewrite(file: Path, latest: dict[str, Event]) -> None:
+    """Bring a CSV of paths up to date, their label too; its other columns and its order stay."""
+    text = file.read_text(encoding="utf-8-sig")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
@@ -129,7 +135,7 @@ def _rewrite(table: Path, latest: dict[str, Event]) -> None:
                                 "label": event.label}  # fmt: skip
         else:
             rows.pop(event.path, None)
-    with new_file(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+    with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.values())

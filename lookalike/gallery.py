@@ -6,9 +6,8 @@ search sees every change that was committed before it began, by this process or 
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +15,12 @@ from lookalike import indexes, tags, trust
 from lookalike.changed import Changed
 from lookalike.collection import map_names
 from lookalike.errors import LookalikeError, closest
-from lookalike.images import SUFFIXES
 from lookalike.journal import Bound, Event, Journal
 from lookalike.network import load_embedding
 from lookalike.refine import Refinement
 from lookalike.searcher import Matched, Searcher
-from lookalike.tags import Tags, Words
+from lookalike.state import Hit, Names, State, check_name
+from lookalike.tags import Tags, TextError, Words
 
 LABELS = 64  # classes whose rows are remembered, a byte an image each
 REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
@@ -29,130 +28,8 @@ REBUILD_SHARE = 0.1  # of the images changed since the index was built, from whi
 Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
 
 
-@dataclass(frozen=True)
-class Hit:
-    """An image that was found."""
-
-    rank: int  # 1 is the most similar
-    path: str
-    label: str  # "" if it has none
-    cosine: float  # what it is ranked by, -1 to 1: of the refined vectors, of the words, or both by their weight
-    visual: float | None = None  # of the refined vectors, where words took part too
-    text: float | None = None  # of the words, where they took part
-
-
-def check_name(path: str, label: str) -> None:
-    """Raise LookalikeError for a path that no folder of images can have."""
-    parts = PurePosixPath(path)
-    try:
-        (path + label).encode()
-    except UnicodeEncodeError:  # bytes of another encoding, which Python carries as lone surrogates
-        raise LookalikeError(f"path {path!a} or label {label!a} is not UTF-8; give another") from None
-    if parts.is_absolute() or ".." in parts.parts or str(parts) != path or not parts.name or "\0" in path:
-        raise LookalikeError(f"path {path!r} must be relative, without '..'")
-    if parts.suffix.lower() not in SUFFIXES:
-        raise LookalikeError(f"path {path!r} must end as an image does: {' '.join(sorted(SUFFIXES))}")
-    if any(part.startswith(".") for part in parts.parts):
-        raise LookalikeError(f"path {path!r} has a part that begins with a dot, which is left out of a folder")
-
-
 class Rebuilt(LookalikeError):
     """The index was rebuilt since it was opened; open it again."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """Path and label of the rows of an index, memory-mapped, sorted by path: str, (N,) each."""
-
-    paths: np.ndarray
-    labels: np.ndarray
-
-    def row(self, path: str) -> int | None:
-        """The row of a path; None if there is none."""
-        if np.array(path).dtype.itemsize > self.paths.dtype.itemsize:
-            return None
-        row = int(np.searchsorted(self.paths, np.array(path, self.paths.dtype)))
-        return row if row < len(self.paths) and self.paths[row] == path else None
-
-
-@dataclass(frozen=True)
-class State:
-    """The collection at one moment. Rows below N are the index's own, the others were added, in that order.
-
-    present  bool, (N + M,): False for what was removed or replaced.
-    added    float32, (M, d).
-    events   of the added rows.
-    changed  where a path that was changed is now; None where it is no more.
-    number   of the last event.
-    """
-
-    names: Names
-    searcher: Searcher
-    present: np.ndarray
-    added: np.ndarray
-    events: list[Event]
-    changed: dict[str, int | None]
-    number: int
-
-    def __len__(self) -> int:
-        return len(self.searcher.index)
-
-    def row(self, path: str) -> int:
-        """The row of an image; raises LookalikeError if it is not in the collection."""
-        row = self.changed[path] if path in self.changed else self.names.row(path)
-        if row is None:
-            raise LookalikeError(f"{path} is not in the collection; paths are as a search shows them")
-        return row
-
-    def __contains__(self, path: str) -> bool:
-        return (self.changed[path] if path in self.changed else self.names.row(path)) is not None
-
-    def holds(self, path: str, label: str, image: str) -> bool:
-        """Whether an image was added under this path, of this class and these bytes, by their hex SHA-256."""
-        place = (self.changed.get(path) or 0) - len(self.names.paths)
-        return place >= 0 and (self.events[place].label, self.events[place].image) == (label, image)
-
-    def path_and_label(self, row: int) -> tuple[str, str]:
-        """What a row is called, and its class."""
-        return self.paths_and_labels([row])[0]
-
-    def paths_and_labels(self, rows: list[int]) -> list[tuple[str, str]]:
-        """What rows are called, and their classes."""
-        count = len(self.names.paths)
-        own = np.minimum(np.array(rows, np.int64), count - 1)
-        names = list(zip(self.names.paths[own].tolist(), self.names.labels[own].tolist(), strict=True))
-        for place, row in enumerate(rows):
-            if row >= count:
-                names[place] = self.events[row - count].path, self.events[row - count].label
-        return names
-
-    def find(self, label: str | None = None, text: str = "") -> np.ndarray:
-        """Rows of the images that are there, of a class and with a text in their path in any case: int64, ascending."""
-        rows = np.flatnonzero(self.present)
-        count = len(self.names.paths)
-        own, fresh = rows[rows < count], rows[rows >= count] - count
-        if label is not None:
-            own = own[self.names.labels[own] == label]
-        if text:
-            own = own[np.strings.find(np.char.lower(self.names.paths[own]), text.lower()) >= 0]
-        events = [self.events[row] for row in fresh]
-        kept = [label in (None, event.label) and text.lower() in event.path.lower() for event in events]
-        return np.concatenate([own, fresh[np.array(kept, dtype=bool)] + count])
-
-    def now(self, rows: np.ndarray) -> np.ndarray:
-        """Where images of the index are now, by their path: rows, int64 (m,) -> int64 (m,), -1 for what is no more."""
-        places = np.arange(len(self.names.paths))
-        for path, row in self.changed.items():
-            own = self.names.row(path)
-            if own is not None:
-                places[own] = -1 if row is None else row
-        return np.asarray(places[rows])
-
-    def labels(self) -> list[str]:
-        """Every class that an image has now, sorted."""
-        own = np.unique(self.names.labels[self.present[: len(self.names.labels)]]).tolist()
-        fresh = self.present[len(self.names.labels) :].tolist()
-        return sorted({*own, *(event.label for event, there in zip(self.events, fresh, strict=True) if there)} - {""})
 
 
 class Gallery:
@@ -220,7 +97,7 @@ class Gallery:
                         shares a word.
         text_weight     of the words beside a picture, 0 to 1; by default what the index was built with.
 
-        Raises LookalikeError for a k out of range, a class that no image has, and words that no image has.
+        Raises LookalikeError for a k out of range and a class that no image has, TextError for words that no image has.
         """
         state = self.state
         indexes.check_k(k, len(state))
@@ -228,7 +105,7 @@ class Gallery:
         words = None if text is None else self._tagged().query(text)
         if features is None:
             if words is None or text_weight is not None:
-                raise LookalikeError("a search needs a picture, or a text without a weight, or both; give one")
+                raise TextError("a search needs a picture, or a text without a weight, or both; give one")
             return [self._hits_of_words(state, words, k, min_similarity, label)]
         queries = self.refinement.project(self._checked(features))
         indexes.check_queries(queries, k, len(state), self._index.dim)
@@ -237,20 +114,22 @@ class Gallery:
         return [self._hits_of_both(state, query, words, weight, k, min_similarity, label) for query in queries]
 
     def similar(
-        self, path: str, k: int, min_similarity: float = -1, label: str | None = None, text_weight: float | None = None
-    ) -> list[Hit]:
+        self, path: str, k: int, min_similarity: float = -1, label: str | None = None,
+        text: str | None = None, text_weight: float | None = None,
+    ) -> list[Hit]:  # fmt: skip
         """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others.
 
-        text_weight  of its own tags, where it has some, 0 to 1; by default what the index was built with.
+        text         words beside it; None for its own tags, if it has some.
+        text_weight  of the words, 0 to 1; by default what the index was built with.
         """
         state = self.state
         row = state.row(path)
         if not 1 <= k < len(state):
             raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
-        weight, own = self._weight(text_weight, self.tags is not None), self._names.row(path)
-        words = self.tags.own(own) if self.tags and weight and own is not None else None
+        weight = self._weight(text_weight, self.tags is not None)
+        words = self._own_words(path) if text is None else self._tagged().query(text)
         vector = state.searcher.index.vectors(np.array([row]))
-        if words is None:
+        if words is None or not weight:
             return self._hits(state, vector, k + 1, min_similarity, label, row)[0][:k]
         return self._hits_of_both(state, vector[0], words, weight, k + 1, min_similarity, label, row)[:k]
 
@@ -343,11 +222,13 @@ class Gallery:
         order = np.argsort(rows)
         return Matched(rows[order], cosines[order])
 
+    def _own_words(self, path: str) -> Words | None:
+        row = self._names.row(path)
+        return self.tags.own(row) if self.tags and row is not None else None
+
     def _tagged(self) -> Tags:
         if self.tags is None:
-            raise LookalikeError(
-                f"{self._folder} has no tags, so a text finds nothing; set index.tags.file, then: dvc repro index"
-            )
+            raise TextError("the index has no tags, so a text finds nothing; set index.tags.file and: dvc repro index")
         return self.tags
 
     def _weight(self, given: float | None, words: bool) -> float:
@@ -356,9 +237,9 @@ class Gallery:
             return self.tags.weight if self.tags and words else 0
         self._tagged()
         if not words:
-            raise LookalikeError(f"text weight {given} has no text that it would weigh; give one, or no weight")
+            raise TextError(f"text weight {given} has no text that it would weigh; give one, or no weight")
         if not 0 <= given <= 1:
-            raise LookalikeError(f"text weight is {given}; choose 0, the picture alone, to 1, the words alone")
+            raise TextError(f"text weight is {given}; choose 0, the picture alone, to 1, the words alone")
         return given
 
     def _labelled(self, state: State, label: str) -> np.ndarray:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from lookalike import images
-from lookalike.gallery import Gallery, Hit
+from lookalike.gallery import Gallery
 from lookalike.pictures import MAX_PIXELS
 from lookalike.plots import Example, example_queries
 from lookalike.plots import Hit as Drawn
+from lookalike.state import Hit
 from lookalike.thumbnails import Thumbnails
 
 SIDE = 160  # pixels of a picture in the figure
@@ -32,6 +33,11 @@ class Found:
 def found_with(name: str, content: bytes, hits: list[Hit]) -> Found:
     """What a picture from outside found; its class is not known."""
     return Found(name, images.fit(images.decode(content, MAX_PIXELS), SIDE, "pad"), None, hits)
+
+
+def found_for(text: str, hits: list[Hit]) -> Found:
+    """What words found; there is no picture of them."""
+    return Found(text, np.full((SIDE, SIDE, 3), 255, np.uint8), None, hits)
 
 
 def found_from(path: str, gallery: Gallery, pictures: Thumbnails, hits: list[Hit]) -> Found:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from lookalike import images, indexes, trust
-from lookalike.gallery import Gallery, Hit
+from lookalike.gallery import Gallery
 from lookalike.network import check_same_network
 from lookalike.runtimes import Embedder, openvino
+from lookalike.state import Hit
 
 MAX_PIXELS = 100_000_000  # of a picture; guards memory
 

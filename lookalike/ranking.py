@@ -17,6 +17,8 @@ from lookalike.vectors import PRODUCT, product
 CELL_BYTES = 64
 
 Result = TypeVar("Result")
+# a block of queries and their cosines, float32 (B, N), -inf for excluded rows -> what ranks instead, likewise
+Mix = Callable[[slice, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def map_rankings(
     gallery: np.ndarray,
     exclude: np.ndarray,
     memory: int,
+    mix: Mix | None = None,
 ) -> Iterator[Result]:
     """Rank the whole gallery for each query, measure each block of rankings, and yield the results in order.
 
@@ -48,6 +51,7 @@ def map_rankings(
     exclude   int64, (Q, m): gallery rows that a query must neither find nor use, padded with -1.
     memory    bytes that the blocks under way may take together, with what expansion gathers; but at least the
               64 queries of one matrix product are ranked at a time.
+    mix       puts something else beside the cosines; then re-ranking has no part.
     """
     gathered = min(refinement.settings.expand, len(gallery)) * gallery.shape[1] * 12  # neighbours' vectors, and copies
     query_bytes = CELL_BYTES * max(len(gallery), 1) + gathered
@@ -56,7 +60,7 @@ def map_rankings(
     queries = refinement.project(features)
 
     def work(block: slice) -> Result:
-        return measure(_rank(refinement, queries[block], gallery, exclude[block], block))
+        return measure(_rank(refinement, queries[block], gallery, exclude[block], block, mix))
 
     blocks = (slice(start, min(start + size, len(features))) for start in range(0, len(features), size))
     pending: deque[Future[Result]] = deque()
@@ -71,8 +75,9 @@ def map_rankings(
 
 
 def _rank(
-    refinement: Refinement, queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, block: slice
-) -> Ranking:
+    refinement: Refinement, queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, block: slice,
+    mix: Mix | None,
+) -> Ranking:  # fmt: skip
     def vectors(rows: np.ndarray) -> np.ndarray:
         return np.where(rows[..., None] < 0, np.float32(0), gallery[rows])
 
@@ -85,8 +90,12 @@ def _rank(
 
     queries = refinement.expand(queries, nearest, vectors)
     cosines = _cosines(queries, gallery, exclude)
+    if mix:
+        cosines = mix(block, cosines)
     rows = _order(cosines)
     cosines = np.take_along_axis(cosines, rows, axis=1)
+    if mix:
+        return Ranking(block, rows, cosines)
     first = slice(0, refinement.settings.rerank)
     shortlist = np.where(np.isfinite(cosines[:, first]), rows[:, first], -1)
     refinement.reorder(queries, cosines[:, first], shortlist, vectors)

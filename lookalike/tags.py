@@ -41,6 +41,10 @@ ARRAYS = ("idf", "starts", "rows", "weights")
 HINTED = 5000  # words up to which the nearest are looked for, which takes milliseconds
 
 
+class TextError(LookalikeError):
+    """A text that the collection cannot be searched with: the question is at fault, not the collection."""
+
+
 class Settings(Section):
     """Section `index.tags` of params.yaml."""
 
@@ -79,7 +83,7 @@ def read(file: Path, paths: np.ndarray) -> dict[int, str]:
     row_of = {path: row for row, path in enumerate(paths.tolist())}
     found: dict[int, tuple[str, str]] = {}
     for where, fields in table.rows(file, ("path", "text")):
-        row = row_of.get(fields["path"].strip())
+        row = row_of.get(fields["path"])
         if row is None:
             raise LookalikeError(
                 f"{where}: {fields['path']!r} is no image of the collection; paths are as in image_paths.npy, such as "
@@ -133,12 +137,18 @@ class Tags:
             np.save(folder / f"tags_{name}.npy", getattr(self, name), allow_pickle=False)
 
     def query(self, text: str) -> Words:
-        """Weigh the words of a query. Raises LookalikeError where no image has any of them."""
-        asked = words(text)
-        counts = {self._term(word): count for word, count in sorted(Counter(asked).items())}
+        """Weigh the words of a query. Raises TextError where no image has any of them."""
+        weighed = self.weigh(text)
+        if weighed is None:
+            raise TextError(f"no image's tags have a word of {text!r}{self._hint(words(text))}")
+        return weighed
+
+    def weigh(self, text: str) -> Words | None:
+        """Likewise; None where no image has any of them."""
+        counts = {self._term(word): count for word, count in sorted(Counter(words(text)).items())}
         known = {term: count for term, count in counts.items() if term is not None}
         if not known:
-            raise LookalikeError(f"no image's tags have a word of {text!r}{self._hint(asked)}")
+            return None
         terms = np.array(list(known))
         weights = (1 + np.log(list(known.values()))) * self.idf[terms]
         return Words(terms, (weights / np.linalg.norm(weights)).astype(np.float32))

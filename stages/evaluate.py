@@ -28,8 +28,8 @@ from pydantic import AfterValidator, Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import evaluation, indexes, looks, metrics, params, plots, protocol, report, stage
-from lookalike.collection import check_same_images, load_collection, load_images
+from lookalike import evaluation, indexes, looks, metrics, params, plots, protocol, report, stage, tags
+from lookalike.collection import Collection, check_same_images, load_collection, load_images
 from lookalike.evaluation import Evaluation
 from lookalike.files import new_files, write_json
 from lookalike.protocol import Split
@@ -101,6 +101,7 @@ def main() -> None:
         index = plan.build(gallery)
         searcher = Searcher(refinement, index)
         headline = figures_of(table) | shipped(searcher, index.kind, features, labels, split) | headline
+        headline |= with_tags(args.index, collection, split, refinement, gallery, settings)
         stage.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
                                  f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
 
@@ -178,6 +179,23 @@ def shipped(searcher: Searcher, kind: str, features: np.ndarray, labels: np.ndar
         _, rows = searcher.search(features[split.queries[block]], k, split.exclude[block])
         found.append((labels[split.gallery][rows] == labels[split.queries[block]][:, None]) & (rows >= 0))  # (B, k)
     return {f"P@{k}_{kind}": float(metrics.precision_at_k(np.concatenate(found), k).mean())}
+
+
+def with_tags(
+    index: Path, collection: Collection, split: Split, refinement: Refinement, gallery: np.ndarray, settings: Settings
+) -> dict[str, float]:
+    """What mAP is with each query's own words beside its picture, if it has some; nothing for an index without."""
+    words, paths = tags.load(index), collection.paths
+    if words is None or not words.weight:
+        return {}
+    texts = tags.load_texts(index)
+    mix = evaluation.mix_words(texts, words.weight, paths[split.queries], paths[split.gallery])
+    if mix is None:
+        return {}
+    result = evaluation.evaluate(
+        collection.features, collection.labels, split, refinement, gallery, settings.k, settings.memory << 20, mix
+    )
+    return {"mAP_tags": float(result.per_query["AP"].mean())}
 
 
 def over_seeds(

@@ -30,9 +30,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from lookalike import indexes, journal, manifest, refine, searcher
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
-from lookalike.gallery import Gallery, Hit, Rebuilt
+from lookalike.gallery import Gallery, Rebuilt
 from lookalike.journal import Event
 from lookalike.network import Embedding, Network
+from lookalike.state import Hit
 from lookalike.vectors import unit_length
 
 D = 24

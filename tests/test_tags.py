@@ -1,27 +1,47 @@
 """Words of images: weighed as scikit-learn weighs them, mixed with what the picture looks like, in every face."""
 
-from collections.abc import Callable
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from math import log, sqrt
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import small_collection
+import yaml
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from import_graph import ROOT
+from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import linear_kernel
 from small_collection import Built
 
-from lookalike import indexes, tags
+from lookalike import evaluation, indexes, tags
+from lookalike.api import problems
+from lookalike.cli import app
+from lookalike.collection import save_strings
 from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery, Hit
+from lookalike.gallery import Gallery
 from lookalike.indexes import Design
+from lookalike.network import Embedding, Network
 from lookalike.pictures import Pictures
+from lookalike.protocol import Split
 from lookalike.refine import OFF, Refinement
 from lookalike.searcher import Matched, Searcher
+from lookalike.state import Hit
 from lookalike.tags import Tags
+from lookalike.ui.opened import Query
 from lookalike.vectors import unit_length
 
 TEXTS = {
@@ -196,7 +216,7 @@ def test_words_and_picture_are_mixed_by_the_indexs_weight(built: Built, opened: 
         assert hit.cosine == pytest.approx(0.7 * hit.visual + 0.3 * hit.text, abs=1e-6)
     assert [hit.rank for hit in found] == list(range(1, 25))
     assert found == sorted(found, key=lambda hit: -hit.cosine)
-    assert found[0].path == "red/00.jpg"  # the only red one at sea
+    assert found[0].path == "blue/00.jpg"  # where both words are
     least = [hit for hit in found if hit.cosine >= 0.6]
     assert 0 < len(least) < 24 and opened.search(content, 24, 0.6, text="deep sea") == least
     blue = [hit for hit in found if hit.label == "blue"]
@@ -210,7 +230,7 @@ def test_an_image_of_the_collection_brings_its_own_words(opened: Pictures) -> No
     assert "blue/00.jpg" not in paths(hits) and len(hits) == 23
     assert {hit.path for hit in hits if hit.text} == {"blue/02.jpg", "green/01.jpg", "red/00.jpg"}
     assert gallery.similar("blue/00.jpg", 23, text_weight=0)[0].text is None
-    assert paths(gallery.similar("blue/00.jpg", 23, text_weight=1)) == ["green/01.jpg", "blue/02.jpg", "red/00.jpg"]
+    assert paths(gallery.similar("blue/00.jpg", 23, text_weight=1)) == ["blue/02.jpg", "green/01.jpg", "red/00.jpg"]
     assert gallery.similar("blue/07.jpg", 5) == gallery.similar("blue/07.jpg", 5, text_weight=0.9)  # it has none
 
 
@@ -258,7 +278,7 @@ def test_without_tags_a_text_says_what_to_do(tmp_path: Path) -> None:
         lambda: gallery.search(None, 2, text="sea"),
         lambda: gallery.similar("blue/00.jpg", 2, text_weight=0.5),
     ):
-        with pytest.raises(LookalikeError, match=r"has no tags, so a text finds nothing; set index\.tags\.file, then"):
+        with pytest.raises(LookalikeError, match=r"has no tags, so a text finds nothing; set index\.tags\.file and"):
             ask()
 
 
@@ -301,3 +321,236 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, content: str | bytes | N
     with pytest.raises(LookalikeError, match=message) as caught:
         tags.read(file, PATHS)
     assert "\n" not in str(caught.value) and "tags.csv" in str(caught.value)
+
+
+def changed_params(folder: Path, **tags_section: object) -> Path:
+    """params.yaml with few dimensions, and `file` and `weight` of index.tags."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["index"]["refine"].update(pca=4, augment=0, expand=0)
+    content["index"]["tags"].update(tags_section)
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    return folder / "params.yaml"
+
+
+def run_stage(folder: Path, params: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "stages/index.py", folder / "features", folder / "index", "--params", params]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_stage_writes_tags_and_without_a_file_nothing_new(tmp_path: Path) -> None:
+    source = tmp_path / "features"
+    source.mkdir()
+    np.save(source / "features.npy", np.random.default_rng(0).random((30, 8), np.float32))
+    save_strings(source / "image_paths.npy", [f"{row:02}.png" for row in range(30)])
+    save_strings(source / "labels.npy", ["a", "b"] * 15)
+    Embedding(Network("Net", "random", "", "avg", 8, 1, "0" * 64), 32, "pad").save(source)
+    assert run_stage(tmp_path, changed_params(tmp_path)).returncode == 0
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "index").iterdir()}
+    assert not any(name.startswith("tags") for name in plain)
+    assert "tagged" not in json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "tags.csv").write_text("path,text\n03.png,red shoe\n07.png,blue shoe\n")
+    done = run_stage(tmp_path, changed_params(tmp_path, file=str(tmp_path / "tags.csv"), weight=0.5))
+    assert done.returncode == 0, done.stderr
+    written = {path.name: path.read_bytes() for path in (tmp_path / "index").iterdir()}
+    assert {name: written[name] for name in plain} == plain
+    trace = json.loads((tmp_path / "index.json").read_text())
+    assert trace["tagged"] == 2 and set(trace["files"]) == set(written)
+    assert sorted(set(written) - set(plain)) == sorted(
+        ["tags.json", "tags_texts.json", *map("tags_{}.npy".format, tags.ARRAYS)]
+    )
+    gallery = Gallery(tmp_path / "index", tmp_path / "changes")
+    assert gallery.tags.weight == 0.5
+    assert paths(gallery.search(None, 5, text="shoe red")[0]) == ["03.png", "07.png"]
+    (tmp_path / "tags.csv").write_text("path,text\n03.png,red\n77.png,blue\n")
+    done = run_stage(tmp_path, changed_params(tmp_path, file=str(tmp_path / "tags.csv")))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(r"index: error: .*tags\.csv, line 3: '77\.png' is no image of the collection", done.stderr)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "index").iterdir()} == written
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_ranks_as_a_search_does_and_fits_on_the_gallery_alone() -> None:
+    draw = np.random.default_rng(0)
+    features = unit_length(draw.standard_normal((70, 6)).astype(np.float32))
+    labels, names = np.array(["a", "b"])[draw.integers(0, 2, 70)], np.array([f"{row:02}.png" for row in range(70)])
+    texts = {f"{row:02}.png": " ".join(draw.choice(["sea", "sky", "red", "hat"], 2)) for row in range(0, 70, 2)}
+    texts["69.png"] = "unheard"  # a query's word that the gallery lacks must not count in idf
+    queries, others = np.arange(60, 70), np.arange(60)
+    split = Split(queries, others, np.full((10, 1), -1, np.int64), "", ())
+    split.exclude[0, 0] = 0
+    mix = evaluation.mix_words(texts, 0.4, names[queries], names[others])
+    refinement = Refinement.fit(features[others], OFF)
+    result = evaluation.evaluate(features, labels, split, refinement, features[others], [1, 5], mix=mix)
+    fitted = Tags.fit({row: texts[names[row]] for row in others.tolist() if names[row] in texts}, 0.4)
+    searcher = searcher_of(features[others])
+    for row, query in enumerate(queries.tolist()):
+        words = fitted.weigh(texts.get(str(names[query]), ""))
+        if words is None:
+            expected = np.argsort(-(features[others] @ features[query]), kind="stable")
+        else:
+            expected = searcher.fuse(features[query : query + 1], Matched(*fitted.match(words)), 0.4, 60).rows
+        expected = expected[expected != split.exclude[row, 0]][:10]
+        assert result.rows[row].tolist() == expected.tolist()
+    assert evaluation.mix_words({"69.png": "x"}, 0.4, names[queries], names[others]) is None
+
+
+# --- faces ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(built: Built, tmp_path: Path) -> Built:
+    """The tagged pictures, in a folder that may be changed."""
+    shutil.copytree(built.folder, tmp_path / "data")
+    return Built(tmp_path / "data")
+
+
+def command(built: Built, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, *built.options])
+
+
+def lines(done: Result) -> list[dict[str, Any]]:
+    assert done.exit_code == 0, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_command_searches_by_words(own: Built) -> None:
+    red = str(own.picture("red/05.jpg"))
+    both = lines(command(own, "search", red, "--text", "fire", "-k", "3"))
+    assert both[0].items() >= {"query": red, "path": "red/00.jpg", "rank": 1}.items()
+    assert both[0]["cosine"] == pytest.approx(0.7 * both[0]["visual"] + 0.3 * both[0]["text"], abs=1e-6)
+    shutil.rmtree(own.folder / "model")  # words need no network
+    found = lines(command(own, "search", "--text", "sea sky"))
+    assert [hit["path"] for hit in found] == ["blue/02.jpg", "blue/01.jpg", "blue/00.jpg", "red/00.jpg"]
+    assert set(found[0]) == {"query", "rank", "path", "label", "cosine", "text"} and found[0]["query"] == "sea sky"
+    assert re.match(r" +1 +1\.0000 +blue +blue/01\.jpg", command(own, "search", "--text", "sky", "--table").stdout)
+    near = lines(command(own, "similar", "blue/00.jpg", "--text", "fire", "--text-weight", "0.9", "-k", "1"))
+    assert near[0]["path"] == "red/00.jpg"
+    assert "text" not in lines(command(own, "similar", "blue/00.jpg", "--text-weight", "0", "-k", "1"))[0]
+    assert json.loads(command(own, "info").stdout)["tagged"] == 6
+    grid = own.folder / "grid.png"
+    assert command(own, "search", "--text", "sea", "--grid", str(grid)).exit_code == 0
+    with Image.open(grid) as drawn:
+        assert drawn.width > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["search"], 2, "Missing argument 'PICTURES...', or option '--text'"),
+        (["search", "--text", "see"], 1, "no image's tags have a word of 'see'; did you mean sea?"),
+        (["search", "--text", "sea", "--text-weight", "0.5"], 1, "a text without a weight"),
+        (["similar", "blue/00.jpg", "--text-weight", "2"], 2, "2.0 is not in the range 0<=x<=1"),
+    ],
+)
+def test_a_mistake_at_the_command_is_a_line(built: Built, arguments: list[str], status: int, message: str) -> None:
+    done = command(built, *arguments)
+    assert done.exit_code == status and message in done.output and "Traceback" not in done.output
+
+
+def test_a_search_by_words_imports_neither_scikit_learn_nor_openvino(own: Built) -> None:
+    line = [sys.executable, "-X", "importtime", "-m", "lookalike.cli", "search", "--text", "sea", *own.options]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    loaded = set(re.findall(r"\| +(\w+)$", done.stderr, re.MULTILINE))
+    assert "faiss" in loaded and not loaded & {"sklearn", "scipy", "openvino", "tensorflow"}
+    assert len(done.stdout.splitlines()) == 3
+
+
+@pytest.fixture
+def client(own: Built) -> Iterator[httpx.Client]:
+    """Asks a server of the pictures."""
+    line = [sys.executable, "-m", "lookalike.cli", "serve", "--port=0", "--no-log", *own.options]
+    with subprocess.Popen(line, cwd=own.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+                          text=True) as process:  # fmt: skip
+        heard = ""
+        while not (found := re.search(r"serving on (http://\S+)", heard)):
+            heard += process.stderr.readline()
+            assert process.poll() is None, heard
+        with httpx.Client(base_url=found[1], timeout=60) as asking:
+            while asking.get("/ready").status_code != 200:
+                time.sleep(0.05)
+            yield asking
+        process.terminate()
+
+
+def test_the_server_searches_by_words(own: Built, client: httpx.Client) -> None:
+    found = client.post("/search", params={"text": "sea", "k": 2}).json()["hits"]
+    assert [hit["path"] for hit in found] == ["blue/02.jpg", "blue/00.jpg"] and "visual" not in found[0]
+    picture = {"file": own.picture("red/05.jpg").read_bytes()}
+    for sent in ({"files": picture}, {"content": picture["file"], "headers": {"content-type": "image/jpeg"}}):
+        hits = client.post("/search", params={"text": "fire", "text_weight": 0.5}, **sent).json()["hits"]
+        assert hits[0]["path"] == "red/00.jpg" and len(hits) == 10
+        assert hits[0]["cosine"] == pytest.approx((hits[0]["visual"] + hits[0]["text"]) / 2, abs=1e-6)
+    assert set(client.post("/search", files=picture).json()["hits"][0]) == {"rank", "id", "path", "label", "cosine"}
+    item = found[1]["id"]
+    near = client.get(f"/items/{item}/similar", params={"text_weight": 1}).json()["hits"]
+    assert [hit["path"] for hit in near] == ["blue/02.jpg", "green/01.jpg", "red/00.jpg"]
+    beside = client.get(f"/items/{item}/similar", params={"text": "fire", "text_weight": 0.9}).json()["hits"]
+    assert beside[0]["path"] == "red/00.jpg"
+    for parameters, detail in (
+        ({"text": "see"}, "no image's tags have a word of 'see'; did you mean sea?"),
+        ({"text": "sea", "text_weight": 0.5}, "a text without a weight"),
+        ({"text": ""}, "text"), ({"text": "sea", "text_weight": 2}, "text_weight"),
+        ({"text": "sea", "k": 99}, "k is 99"),
+    ):  # fmt: skip
+        answer = client.post("/search", params=parameters)
+        assert answer.status_code == 422 and answer.json()["type"] == problems.INVALID.type, parameters
+        assert detail in answer.json()["detail"]
+    assert (
+        client.post("/search", params={"text_weight": 0.5}, files=picture)
+        .json()["detail"]
+        .startswith("text weight 0.5 has")
+    )
+    assert client.post("/search").json()["type"] == problems.NO_PICTURE.type
+
+
+def test_the_page_asks_for_words_where_there_are_any(
+    own: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed")
+    from streamlit.testing.v1 import AppTest
+
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # AppTest puts its script there
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    streamlit.cache_resource.clear()
+    shown = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=30).run()
+    assert shown.slider(key="weight").value == 0.3
+
+    def written(kind: str) -> str:
+        return "\n".join(each.value for each in shown.get(kind))
+
+    shown.text_input(key="words").set_value("sea").run()
+    assert not shown.exception and "Or start from one of these" not in written("subheader")
+    shown.select_slider(key="least").set_value("0.99").run()
+    assert re.search(r"Nothing is at least 0\.99 similar; the most similar image reaches 0\.\d\d", written("info"))
+    shown.session_state["trail"] = [Query("red/00.jpg")]
+    shown.slider(key="weight").set_value(1.0).run()
+    assert not shown.exception and "reaches 0." in written("info")
+    shown.text_input(key="words").set_value("see").run()
+    assert "did you mean sea?" in written("warning")
+    streamlit.cache_resource.clear()
+    small_collection.build(own.folder)
+    without = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=30).run()
+    assert not without.exception and "words" not in {each.key for each in without.text_input}
+
+
+def test_a_bundle_brings_words_along_and_fold_takes_lines_of_removed_images_out(own: Built, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    assert command(own, "bundle", str(served)).exit_code == 0
+    where = ["--index", str(served / "index"), "--model", str(served / "model")]
+    assert len(lines(CliRunner().invoke(app, ["search", "--text", "sea", *where]))) == 3
+    table = tmp_path / "tags.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "text", "by"), *((path, text, "me") for path, text in TEXTS.items())])
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["download"].update(dataset="folder", folder=str(own.folder / "raw"))
+    content["index"]["tags"]["file"] = str(table)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert command(own, "remove", "blue/02.jpg", "red/07.jpg").exit_code == 0
+    done = command(own, "fold", "--params", str(tmp_path / "params.yaml"))
+    assert done.exit_code == 0 and "2 taken out" in done.stderr
+    left = tags.read(table, np.array(sorted({*TEXTS} - {"blue/02.jpg"})))
+    assert list(left.values()) == [text for path, text in sorted(TEXTS.items()) if path != "blue/02.jpg"]
+    assert table.read_text().splitlines()[1] == 'blue/00.jpg,"deep sea, water",me'

@@ -37,14 +37,16 @@ from lookalike.api.schema import (
     ReadyBody,
     Replace,
     Side,
+    Text,
+    TextWeight,
     answers,
     body,
     curl,
     openapi,
 )
 from lookalike.api.service import Item, Service
-from lookalike.api.upload import receive
-from lookalike.gallery import Hit
+from lookalike.api.upload import has_body, receive
+from lookalike.state import Hit
 
 # FastAPI's own reports, which an environment variable could send elsewhere; asking whether costs time too.
 SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -60,6 +62,7 @@ def as_hits(hits: list[Hit]) -> Response:
     """Hits as JSON."""
     return as_json({"hits": [
         {"rank": hit.rank, "id": ids.of(hit.path), "path": hit.path, "label": hit.label, "cosine": hit.cosine}
+        | {name: cosine for name, cosine in (("visual", hit.visual), ("text", hit.text)) if cosine is not None}
         for hit in hits
     ]})  # fmt: skip
 
@@ -125,16 +128,24 @@ def add_searches(app: FastAPI, service: Service) -> None:
     @app.post(
         "/search", summary="Find the images most similar to a picture", response_model=HitsBody, tags=["search"],
         responses={**answers(EXAMPLE_HITS), **documented(problems.INVALID, problems.UNAVAILABLE, *problems.PICTURE)},
-        openapi_extra=body({}, **curl('curl -F file=@data/raw/3/digit_0003.png "http://127.0.0.1:8000/search?k=3"')),
+        openapi_extra=body(
+            {}, required=False, **curl('curl -F file=@data/raw/3/digit_0003.png "http://127.0.0.1:8000/search?k=3"')
+        ),
     )  # fmt: skip
-    async def search(request: Request, k: K = None, min_similarity: Least = -1.0, label: Label = None) -> Response:
+    async def search(
+        request: Request, k: K = None, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
+        text_weight: TextWeight = None,
+    ) -> Response:  # fmt: skip
         """The body is the picture, or a form with the field `file`.
 
-        JPEG, PNG, WebP, BMP, GIF or TIFF by content, whatever its name or declared type, with one frame.
+        JPEG, PNG, WebP, BMP, GIF or TIFF by content, whatever its name or declared type, with one frame. With `text`
+        there need be none: words alone are compared without the network, and do not wait for those who need it.
         """
+        if text is not None and not has_body(request):
+            return as_hits(await service.search(None, k, min_similarity, label, text, text_weight))
         with service.admission() as place:
             upload = await receive(request, service.settings, place)
-            return as_hits(await service.search(upload.content, k, min_similarity, label))
+            return as_hits(await service.search(upload.content, k, min_similarity, label, text, text_weight))
 
     @app.get(
         "/items/{id}/similar", summary="Find the images most similar to one of the collection", tags=["search"],
@@ -142,9 +153,15 @@ def add_searches(app: FastAPI, service: Service) -> None:
         responses={**answers(EXAMPLE_HITS), **documented(*FOUND)},
         openapi_extra=curl(f'curl "http://127.0.0.1:8000/items/{ID}/similar?k=3&min_similarity=0.5&label=3"'),
     )  # fmt: skip
-    async def similar(id: ItemId, k: K = None, min_similarity: Least = -1.0, label: Label = None) -> Response:
-        """The image itself is left out. Needs no network, and does not wait for those who do."""
-        return as_hits(await service.similar(id, k, min_similarity, label))
+    async def similar(
+        id: ItemId, k: K = None, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
+        text_weight: TextWeight = None,
+    ) -> Response:  # fmt: skip
+        """The image itself is left out. Needs no network, and does not wait for those who do.
+
+        Where the index has tags, the image's own count too, or, instead of them, the words of `text`.
+        """
+        return as_hits(await service.similar(id, k, min_similarity, label, text, text_weight))
 
 
 def add_items(app: FastAPI, service: Service) -> None:

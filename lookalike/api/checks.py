@@ -10,7 +10,9 @@ from lookalike.api.problems import Problem
 from lookalike.datasets import Settings as Source
 from lookalike.errors import LookalikeError
 from lookalike.folding import check_path
-from lookalike.gallery import Gallery, Rebuilt, State
+from lookalike.gallery import Gallery, Rebuilt
+from lookalike.state import State
+from lookalike.tags import TextError
 
 ANYWHERE = Source.model_construct(dataset="caltech101")  # a path need not be of its class's folder
 NAME_MOST = 200  # characters of a name, a label
@@ -45,7 +47,9 @@ def seen(gallery: Gallery, vector: np.ndarray) -> None:
 
 
 def explained(error: LookalikeError, state: State, label: str | None) -> Exception:
-    """A class that no image has is the client's mistake; anything else is not."""
+    """A class or words that no image has are the client's mistake; anything else is not."""
+    if isinstance(error, TextError):
+        return Problem(problems.INVALID, str(error))
     if label is not None and not isinstance(error, Rebuilt) and label not in state.labels():
         return Problem(problems.INVALID, str(error))
     return error

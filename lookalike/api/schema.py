@@ -23,6 +23,8 @@ class HitBody(BaseModel):
     path: str = Field(description="Its path in the collection.")
     label: str = Field(description='Its class; "" if it has none.')
     cosine: float = Field(description="Similarity, -1 to 1.", ge=-1, le=1)
+    visual: float | None = Field(default=None, description="That of the pictures, where words took part.", ge=-1, le=1)
+    text: float | None = Field(default=None, description="That of the words, where they took part.", ge=0, le=1)
 
 
 class HitsBody(BaseModel):
@@ -56,6 +58,10 @@ ItemId = Annotated[str, Path(description="As a search shows it.", max_length=400
 K = Annotated[int | None, Query(description="How many; by default 10, or all where there are fewer.", ge=1, le=K_MOST)]
 Least = Annotated[float, Query(description="The least cosine of a hit.", ge=-1, le=1, allow_inf_nan=False)]
 Label = Annotated[str | None, Query(description="Find images of this class only.", max_length=200)]
+TEXT_HELP = "Words that the images' tags are compared with, too; needs an index with tags."
+Text = Annotated[str | None, Query(description=TEXT_HELP, min_length=1, max_length=1000)]
+WEIGHT_HELP = "Of words beside a picture: 0 the picture alone, 1 the words alone; by default the index's."
+TextWeight = Annotated[float | None, Query(description=WEIGHT_HELP, ge=0, le=1, allow_inf_nan=False)]
 NewLabel = Annotated[str, Query(description="Its class; none by default.", max_length=200)]
 NAME_TEXT = "Its file name in LABEL/NAME; by default made from the content. Of a path only the last part is taken."
 Name = Annotated[str | None, Query(description=NAME_TEXT, min_length=1, max_length=200)]
@@ -83,12 +89,12 @@ class NewItem(TypedDict):
 NEW = TypeAdapter(NewItem)
 
 
-def body(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+def body(fields: dict[str, Any], *, required: bool = True, **more: Any) -> dict[str, Any]:
     """OpenAPI of a body that is a picture, or a form with one."""
     picture = {"schema": {"type": "string", "format": "binary"}}
     form = {"schema": {"type": "object", "properties": {**FILE, **fields}, "required": ["file"]}}
     types = {"multipart/form-data": form, "image/*": picture, "application/octet-stream": picture}
-    return {"requestBody": {"required": True, "content": types}, **more}
+    return {"requestBody": {"required": required, "content": types}, **more}
 
 
 def curl(command: str) -> dict[str, Any]:

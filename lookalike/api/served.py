@@ -12,9 +12,9 @@ from PIL import Image
 from lookalike import images, thumbnails
 from lookalike.api import problems
 from lookalike.api.problems import Problem
-from lookalike.gallery import State
 from lookalike.images import ImageError
 from lookalike.journal import Journal
+from lookalike.state import State
 
 PNG_MOST = 1_000_000  # pixels that are sent without loss, where the file was without
 JPEG = {"JPEG", "MPO", "WEBP"}

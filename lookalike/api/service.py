@@ -24,11 +24,12 @@ from lookalike.api.served import Picture, Stored, rendered, stored
 from lookalike.api.settings import Settings
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss
-from lookalike.gallery import Gallery, Hit, Rebuilt
+from lookalike.gallery import Gallery, Rebuilt
 from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
 from lookalike.pictures import Pictures
 from lookalike.runtimes import Embedder, openvino
+from lookalike.state import Hit
 
 T = TypeVar("T")
 
@@ -109,23 +110,32 @@ class Service:
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def search(self, content: bytes, k: int | None, least: float, label: str | None) -> list[Hit]:
-        """Find the images most similar to a picture."""
+    async def search(
+        self, content: bytes | None, k: int | None, least: float, label: str | None, text: str | None,
+        weight: float | None,
+    ) -> list[Hit]:  # fmt: skip
+        """Find the images most similar to a picture, to words, or both; for words alone the network is not touched."""
 
-        def ask(gallery: Gallery, vector: np.ndarray) -> list[Hit]:
+        def ask(gallery: Gallery, vector: np.ndarray | None) -> list[Hit]:
             state = gallery.state
             count = checked_k(k, len(state))
             if not count:
                 return []
             try:
-                return gallery.search(vector[np.newaxis], count, least, label)[0]
+                asked = None if vector is None else vector[np.newaxis]
+                return gallery.search(asked, count, least, label, text, weight)[0]
             except LookalikeError as error:
-                seen(gallery, vector)
+                if vector is not None:
+                    seen(gallery, vector)
                 raise explained(error, gallery.state, label) from None
 
+        if content is None:
+            return await self._ask(self._askers, lambda gallery: ask(gallery, None))
         return await self._with_vector(content, self._askers, ask)
 
-    async def similar(self, item: str, k: int | None, least: float, label: str | None) -> list[Hit]:
+    async def similar(
+        self, item: str, k: int | None, least: float, label: str | None, text: str | None, weight: float | None
+    ) -> list[Hit]:
         """Find the images most similar to one of the collection: neither the network nor the queue is touched."""
 
         def ask(gallery: Gallery) -> list[Hit]:
@@ -135,7 +145,7 @@ class Service:
             if not count:
                 return []
             try:
-                return gallery.similar(path, count, least, label)
+                return gallery.similar(path, count, least, label, text, weight)
             except LookalikeError as error:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error, gallery.state, label) from None

@@ -33,6 +33,11 @@ class InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
+def has_body(request: Request) -> bool:
+    """Whether something comes after the head; by HTTP/1.1, one of two headers says so (RFC 9112, 6.3)."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
 async def receive(request: Request, settings: Settings, place: Place) -> Upload:
     """Read a picture: the field `file` of a form, or the body itself. Raises Problem as soon as it is too large."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()

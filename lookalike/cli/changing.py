@@ -71,11 +71,12 @@ def fold(params: Path, **where: Path) -> None:
     """Write added and replaced images into your folder of images, and take removed ones out of it.
 
     Then `dvc repro` rebuilds the index from the folder. Originals that are replaced or removed are moved to
-    data/changes/originals.
+    data/changes/originals. Lines of removed images are taken out of index.tags.file.
     """
-    from lookalike import datasets, folding
-    from lookalike.params import load
+    from lookalike import datasets, folding, indexes
+    from lookalike.params import UNUSED, load
 
-    settings = load(params, "download", datasets.Settings)
-    done = folding.fold(open_pictures(where).gallery, settings)
+    settings, tags = load(params, "download", datasets.Settings), load(params, "index", indexes.Settings).tags
+    tags_file = None if tags.file == UNUSED else Path(tags.file)
+    done = folding.fold(open_pictures(where).gallery, settings, tags_file)
     tell(f"{done.written} images written to {settings.folder}, {done.removed} taken out; rebuild the index: dvc repro")

@@ -29,6 +29,9 @@ def search_options(command: Command) -> Command:
         images_option,
         click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG",
                      help="Also draw the hits, a row a picture, into this file."),
+        click.option("--text-weight", type=click.FloatRange(0, 1), help="Of words beside a picture: 0 the picture "
+                     "alone, 1 the words alone.  [default: index.tags.weight]"),
+        click.option("--text", help="Words that the images' tags are compared with, too; needs index.tags.file."),
         click.option("--label", help="Find images of this class only."),
         click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True,
                      help="The least cosine of a hit."),
@@ -39,28 +42,41 @@ def search_options(command: Command) -> Command:
 
 
 @app.command(epilog=EXIT)
-@click.argument("pictures", nargs=-1, required=True)
+@click.argument("pictures", nargs=-1)
 @search_options
 @opens_a_collection
 def search(
-    pictures: tuple[str, ...], k: int, min_similarity: float, label: str | None, as_json: bool | None,
-    grid: Path | None, images: Path | None, **where: Path,
+    pictures: tuple[str, ...], k: int, min_similarity: float, label: str | None, text: str | None,
+    text_weight: float | None, as_json: bool | None, grid: Path | None, images: Path | None, **where: Path,
 ) -> None:  # fmt: skip
     r"""Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
+
+    With --text also by their tags; without PICTURES by tags alone, which needs no network.
 
     \b
     lookalike search photo.jpg
     lookalike search photo.jpg other.png -k 20 --min-similarity 0.5
     lookalike search photos/ --label cat --json > hits.jsonl
     lookalike search photo.jpg --grid hits.png
+    lookalike search --text "red shoe"
+    lookalike search photo.jpg --text "red shoe" --text-weight 0.5
     curl -s https://example.org/photo.jpg | lookalike search -
     """
+    if not pictures and text is None:
+        raise click.UsageError("Missing argument 'PICTURES...', or option '--text'.")
     opened = open_pictures(where)
     files, found = list(contents(pictures)), []
+    if text is not None and not files:
+        hits = opened.search(None, k, min_similarity, label, text, text_weight)
+        show(text, hits, as_json, several=False)
+        if grid:
+            from lookalike.grid import found_for
+
+            found.append(found_for(text, hits))
     for name, read in files:
         with named(name):
             content = read()
-            hits = opened.search(content, k, min_similarity, label)
+            hits = opened.search(content, k, min_similarity, label, text, text_weight)
         show(name, hits, as_json, several=len(files) > 1)
         if grid:
             from lookalike.grid import found_with
@@ -77,17 +93,19 @@ def search(
 @search_options
 @opens_a_collection
 def similar(
-    path: str, k: int, min_similarity: float, label: str | None, as_json: bool | None,
-    grid: Path | None, images: Path | None, **where: Path,
+    path: str, k: int, min_similarity: float, label: str | None, text: str | None, text_weight: float | None,
+    as_json: bool | None, grid: Path | None, images: Path | None, **where: Path,
 ) -> None:  # fmt: skip
     r"""Find the images most similar to one of the collection, given by its path there. Needs no network.
+
+    Where the index has tags, the image's own count too, or, instead of them, those of --text.
 
     \b
     lookalike similar 3/digit_0003.png
     lookalike similar 3/digit_0003.png -k 5 --grid hits.png
     """
     opened = open_pictures(where)
-    hits = opened.gallery.similar(path, k, min_similarity, label)
+    hits = opened.gallery.similar(path, k, min_similarity, label, text, text_weight)
     show(path, hits, as_json, several=False)
     if grid:
         from lookalike.grid import draw, found_from
@@ -100,7 +118,8 @@ def show(query: str, hits: list[Any], as_json: bool | None, *, several: bool) ->
     """Print hits: JSON objects, one a line, or a table."""
     if as_json or (as_json is None and not sys.stdout.isatty()):
         for hit in hits:
-            click.echo(json.dumps({"query": query, **asdict(hit)}, ensure_ascii=False))
+            known = {name: value for name, value in asdict(hit).items() if value is not None}
+            click.echo(json.dumps({"query": query, **known}, ensure_ascii=False))
         return
     if several:
         click.echo(query)

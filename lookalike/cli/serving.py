@@ -15,7 +15,7 @@ from lookalike.errors import LookalikeError
 @app.command(epilog=EXIT)
 @opens_a_collection
 def info(**where: Path) -> None:
-    """Say what the collection is, as JSON: images, classes, index, network, changes."""
+    """Say what the collection is, as JSON: images, classes, images with tags, index, network, changes."""
     from lookalike import indexes
 
     gallery = open_pictures(where).gallery
@@ -23,6 +23,7 @@ def info(**where: Path) -> None:
     click.echo(json.dumps({
         "images": len(state),
         "classes": len(state.labels()),
+        "tagged": gallery.tagged(),
         "added": int(state.present[len(state.present) - len(state.added):].sum()),
         "removed": int((~state.present[: len(state.present) - len(state.added)]).sum()),
         "index": design.model_dump(exclude_defaults=True),

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lookalike import images, thumbnails
 from lookalike.errors import LookalikeError
-from lookalike.gallery import Hit
 from lookalike.pictures import MAX_PIXELS, Pictures
+from lookalike.state import Hit
 from lookalike.thumbnails import Missing, Thumbnails
 from lookalike.ui.launch import MAX_MEGABYTES
 
@@ -45,7 +45,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, and the seconds that the network and the search took; none for an image of the collection."""
+    """Hits, and the seconds that the network and the search took; none for what needs no network."""
 
     hits: list[Hit]
     embedding: float | None
@@ -66,15 +66,22 @@ class Opened:
         self._labels: tuple[int, list[str]] = (-1, [])
         threading.Thread(target=self._load_network, daemon=True).start()  # while the visitor chooses a picture
 
-    def answer(self, query: Query, k: int, min_similarity: float, label: str | None) -> Answer:
-        """Search; see Gallery.search and Gallery.similar."""
-        if query.path:
+    def answer(
+        self, query: Query | None, k: int, min_similarity: float, label: str | None,
+        text: str | None = None, text_weight: float | None = None,
+    ) -> Answer:  # fmt: skip
+        """Search, by a text alone where there is no query; see Gallery.search and Gallery.similar."""
+        if query is None or query.path:
             start = time.perf_counter()
-            hits = self.gallery.similar(query.path, k, min_similarity, label)
+            if query is None:
+                hits = self.gallery.search(None, k, min_similarity, label, text)[0]
+            else:
+                hits = self.gallery.similar(query.path, k, min_similarity, label, text, text_weight)
             return Answer(hits, None, time.perf_counter() - start)
         vector, seconds = self._embed(query.content)
         start = time.perf_counter()
-        hits = self.gallery.search(vector[np.newaxis], k, min_similarity, label)[0]
+        weight = None if text is None else text_weight
+        hits = self.gallery.search(vector[np.newaxis], k, min_similarity, label, text, weight)[0]
         return Answer(hits, seconds, time.perf_counter() - start)
 
     def thumbnail(self, path: str) -> bytes | None:

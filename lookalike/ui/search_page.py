@@ -1,5 +1,6 @@
 """The page that searches: a picture on one side, what looks like it on the other, and a click leads on."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,20 @@ from lookalike.ui.tiles import Tile
 SOURCES = ("Your picture", "Camera", "Collection")
 PICKS = 12  # images of the collection that are offered
 MOST = 60  # hits that can be asked for
+WORDS_MOST = 200  # characters
 ANY = "any"
 LEAST = [ANY, *(f"{hundredth / 100:.2f}" for hundredth in range(100))]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a visitor asked for, beside a picture: see Gallery.search; None for what was left open."""
+
+    k: int
+    least: float
+    label: str | None
+    text: str | None
+    weight: float | None
 
 
 def show(opened: Opened) -> None:
@@ -36,10 +49,10 @@ def show(opened: Opened) -> None:
     choices, results = st.columns([1, 2], gap="large")
     with choices:
         _choose(opened)
-        k, least, label = _settings(opened)
+        wanted = _settings(opened)
     with results:
-        if state.trail:
-            _results(opened, k, least, label)
+        if state.trail or wanted.text:
+            _results(opened, wanted)
         else:
             st.subheader("Or start from one of these", anchor=False)
             _offer(opened, "picks", "large", None, "")
@@ -64,8 +77,8 @@ def _choose(opened: Opened) -> None:
         st.error(st.session_state.refused, icon=":material/broken_image:")
 
 
-def _settings(opened: Opened) -> tuple[int, float, str | None]:
-    """k, minimum similarity and class."""
+def _settings(opened: Opened) -> Wanted:
+    """k, minimum similarity, class, and words where the index has any."""
     others = len(opened.gallery.state) - 1  # of an image of the collection
     most = max(1, min(MOST, others))
     k = 1
@@ -74,7 +87,22 @@ def _settings(opened: Opened) -> tuple[int, float, str | None]:
     least = st.select_slider(
         "At least this similar", LEAST, key="least", help="1 is the same picture, 0 nothing alike."
     )
-    return k, -1.0 if least == ANY else float(least), _class("Only of the class", "class", opened)
+    label = _class("Only of the class", "class", opened)
+    text, weight = _words(opened)
+    return Wanted(k, -1.0 if least == ANY else float(least), label, text, weight)
+
+
+def _words(opened: Opened) -> tuple[str | None, float | None]:
+    """Words, and their weight beside a picture."""
+    tags = opened.gallery.tags
+    if tags is None:
+        return None, None
+    text = st.text_input("With these words", key="words", max_chars=WORDS_MOST, placeholder="in its tags").strip()
+    weight = st.slider(
+        "Weight of words", 0.0, 1.0, tags.weight, key="weight",
+        help="Beside a picture: 0 compares pictures alone, 1 words alone. An image of the collection has its own.",
+    )  # fmt: skip
+    return text or None, weight
 
 
 def _class(question: str, key: str, opened: Opened) -> str | None:
@@ -86,22 +114,23 @@ def _class(question: str, key: str, opened: Opened) -> str | None:
     )
 
 
-def _results(opened: Opened, k: int, least: float, label: str | None) -> None:
-    """The trail, and what the last query of it found."""
+def _results(opened: Opened, wanted: Wanted) -> None:
+    """The trail, and what the last query of it found; or what words alone found."""
     trail: list[Query] = st.session_state.trail
     try:
         steps = [_step(opened, number, query) for number, query in enumerate(trail)]
         way = " ".join(step.id + step.alt for step in steps)
-        tiles.show("steps", steps, "The way here", _back, "trail", step=way)
-        query = trail[-1]
-        if query.path and len(opened.gallery.state) == 1:
+        if steps:
+            tiles.show("steps", steps, "The way here", _back, "trail", step=way)
+        query = trail[-1] if trail else None
+        if query and query.path and len(opened.gallery.state) == 1:
             st.info("It is the only image of the collection, so there is none that could be like it.")
             return
-        answer = opened.answer(query, k, least, label)
+        answer = opened.answer(query, wanted.k, wanted.least, wanted.label, wanted.text, wanted.weight)
         if not answer.hits:
-            nearest = opened.answer(query, 1, -1, label).hits
-            st.info(f"Nothing is at least {least:.2f} similar; the most similar image reaches {nearest[0].cosine:.2f}. "
-                    "Ask for less." if nearest else "There is no other image of this class.",
+            nearest = opened.answer(query, 1, -1, wanted.label, wanted.text, wanted.weight).hits
+            st.info(f"Nothing is at least {wanted.least:.2f} similar; the most similar image reaches "
+                    f"{nearest[0].cosine:.2f}. Ask for less." if nearest else "There is no other such image.",
                     icon=":material/search_off:")  # fmt: skip
             return
     except Rebuilt:
@@ -110,13 +139,15 @@ def _results(opened: Opened, k: int, least: float, label: str | None) -> None:
         st.warning(str(error), icon=":material/warning:")
         st.button("Start again", on_click=_clear)
         return
-    own = opened.label(query.path) if query.path else ""
+    own = opened.label(query.path) if query and query.path else ""
     found = [
         Tile(hit.path, opened.thumbnail(hit.path), hit.path, f"{hit.cosine:.3f}", hit.label or hit.path,
              "" if not (own and hit.label) else "same" if hit.label == own else "other")
         for hit in answer.hits
     ]  # fmt: skip
-    searched = f"{len(found)} of {len(opened.gallery.state):,} images like {query.path or 'yours'}"
+    like = [] if query is None else [f"like {query.path or 'yours'}"]
+    like += [f"with “{wanted.text}”"] if wanted.text else []
+    searched = f"{len(found)} of {len(opened.gallery.state):,} images {', '.join(like)}"
     embedded = "" if answer.embedding is None else f"embedded in {_milliseconds(answer.embedding)}, "
     seen = f"{searched}, {embedded}found in {_milliseconds(answer.search)}"
     tiles.show("hits", found, "Most similar first", _go_on, status=seen, step=way, follow=True)
