@@ -697,7 +697,7 @@ def examples(command: str, built: Home) -> list[str]:
 
 @pytest.fixture
 def shell(home: Home) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """A shell in which the help's examples mean something: their pictures, `lookalike`, a `curl` without internet."""
+    """A shell in which the help's examples mean something: pictures, words, `lookalike`, a `curl` without internet."""
     bin_folder = home.folder.parent / "bin"
     bin_folder.mkdir()
     for name, line in (("lookalike", f'exec {sys.executable} -m lookalike.cli "$@"'), ("curl", "cat photo.jpg")):
@@ -709,6 +709,9 @@ def shell(home: Home) -> Iterator[Callable[[str], subprocess.CompletedProcess[st
         path = home.folder / name
         path.parent.mkdir(exist_ok=True)
         picture(400 + seed).save(path)
+    (home.folder / "tags.csv").write_text("path,text\nbee/0.png,red shoe\ncat/1.png,old shoe\n")
+    home.project.set(index__tags__file="tags.csv")
+    assert home.project.repro("index") == ["index"]
     home.do("add", QUERY, "--as", "3/digit_0003.png", "--label", "3")
     home.do("add", QUERY, "--as", "cat/old.jpg", "--label", "cat")
     environment = home.project.environment
