@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,10 @@ class Hit:
     cosine: float  # what it is ranked by, -1 to 1: of the refined vectors, of the words, or both by their weight
     visual: float | None = None  # of the refined vectors, where words took part too
     text: float | None = None  # of the words, where they took part
+
+    def fields(self) -> dict[str, Any]:
+        """What there is to show, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def check_name(path: str, label: str) -> None:

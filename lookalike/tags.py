@@ -177,7 +177,7 @@ class Tags:
 
         if len(self.terms) > HINTED:
             return ""
-        near = [match for word in asked[:10] for match in get_close_matches(word, self.terms, n=2)]
+        near = [match for word in asked[:3] for match in get_close_matches(word, self.terms, n=2)]
         return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
 
 

@@ -213,7 +213,7 @@ def is_problem(answer: httpx.Response, kind: problems.Kind) -> bool:
 
 
 def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
-    return [{**asdict(hit), "id": ids.of(hit.path)} for hit in hits]
+    return [{**hit.fields(), "id": ids.of(hit.path)} for hit in hits]
 
 
 # --- searching --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from import_graph import ROOT
+from conftest import NO_TAGS, ROOT
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import linear_kernel
@@ -327,7 +327,7 @@ def changed_params(folder: Path, **tags_section: object) -> Path:
     """params.yaml with few dimensions, and `file` and `weight` of index.tags."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["index"]["refine"].update(pca=4, augment=0, expand=0)
-    content["index"]["tags"].update(tags_section)
+    content["index"]["tags"] = NO_TAGS | tags_section
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     return folder / "params.yaml"
 

@@ -60,11 +60,7 @@ def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = No
 
 def as_hits(hits: list[Hit]) -> Response:
     """Hits as JSON."""
-    return as_json({"hits": [
-        {"rank": hit.rank, "id": ids.of(hit.path), "path": hit.path, "label": hit.label, "cosine": hit.cosine}
-        | {name: cosine for name, cosine in (("visual", hit.visual), ("text", hit.text)) if cosine is not None}
-        for hit in hits
-    ]})  # fmt: skip
+    return as_json({"hits": [{"rank": hit.rank, "id": ids.of(hit.path), **hit.fields()} for hit in hits]})
 
 
 def as_item(item: Item) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +117,7 @@ def show(query: str, hits: list[Any], as_json: bool | None, *, several: bool) ->
     """Print hits: JSON objects, one a line, or a table."""
     if as_json or (as_json is None and not sys.stdout.isatty()):
         for hit in hits:
-            known = {name: value for name, value in asdict(hit).items() if value is not None}
-            click.echo(json.dumps({"query": query, **known}, ensure_ascii=False))
+            click.echo(json.dumps({"query": query, **hit.fields()}, ensure_ascii=False))
         return
     if several:
         click.echo(query)
