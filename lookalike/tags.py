@@ -193,7 +193,8 @@ def load(folder: Path) -> Tags | None:
     """Open the tags of an index that was verified, arrays memory-mapped; None if it has none."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        arrays = [np.load(folder / f"tags_{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS]
-        return Tags(content["weight"], content["images"], content["terms"], *arrays)
+        # Views: a memory map's own indexing takes longer than to read what it is asked for.
+        maps = [np.asarray(np.load(folder / f"tags_{name}.npy", "r", allow_pickle=False)) for name in ARRAYS]
+        return Tags(content["weight"], content["images"], content["terms"], *maps)
     except FileNotFoundError:
         return None

@@ -19,9 +19,9 @@ import pytest
 import small_collection
 import yaml
 from click.testing import CliRunner, Result
+from conftest import NO_TAGS, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from conftest import NO_TAGS, ROOT
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import linear_kernel
