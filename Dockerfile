@@ -25,9 +25,10 @@ FROM tools AS packages
 RUN python3 -m venv --without-pip /opt/lookalike
 COPY docker/requirements.txt /src/docker/
 RUN pip --python /opt/lookalike/bin/python install --require-hashes --requirement /src/docker/requirements.txt
-COPY pyproject.toml requirements.in LICENSE /src/
+COPY pyproject.toml requirements.in requirements.txt LICENSE /src/
 COPY lookalike /src/lookalike
-RUN pip install setuptools==84.2.1 \
+RUN grep --after-context 2 '^setuptools==' /src/requirements.txt > /src/build.txt \
+    && pip install --require-hashes --requirement /src/build.txt \
     && pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src \
     && pip --python /opt/lookalike/bin/python install --no-deps /wheels/*.whl
 
@@ -36,7 +37,7 @@ RUN pip install setuptools==84.2.1 \
 FROM tools AS bundle
 WORKDIR /src
 COPY requirements.txt ./
-RUN pip install --requirement requirements.txt
+RUN pip install --require-hashes --requirement requirements.txt
 COPY . ./
 ENV PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1
 RUN dvc config --local core.no_scm true \

@@ -3,6 +3,8 @@
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
 # make test   set up and run every check and test; does nothing if they passed on these very files
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
+# make audit  ask the Python Packaging Advisory Database about every pinned package; needs the internet
+# make sbom   list what is installed from where, as CycloneDX JSON in sbom/
 #
 # PYTHON chooses the interpreter that the virtual environment is made from, 3.11 to 3.13 (TensorFlow's limit).
 
@@ -10,11 +12,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # dvc.yaml says `python`: it must be the environment's.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+AUDIT := .venv/audit/bin
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
 # A file that is added or deleted changes this name, so that what passed is what is here.
 TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
-.PHONY: all serve test browser image clean
+.PHONY: all serve test browser audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -47,17 +51,34 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 .venv/pipeline: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(INSTALL) --require-hashes --requirement requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/serve: requirements-serve.txt .venv/pipeline
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-serve.txt
+	$(INSTALL) --require-hashes --requirement requirements-serve.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt .venv/pipeline
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	$(INSTALL) --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
+# Apart: its packages need no agreement with ours.
+.venv/audit/made: requirements-audit.txt .venv/pipeline
+	$(PYTHON) -m venv .venv/audit
+	$(AUDIT)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-audit.txt
+	@touch $@
+
+# --strict: a package that the database does not know is a failure, not silence.
+audit: .venv/audit/made
+	for file in requirements*.txt docker/requirements.txt space/requirements.txt; do echo "$$file"; \
+	    $(AUDIT)/pip-audit --strict --disable-pip --require-hashes --requirement $$file || exit 1; done
+
+sbom: .venv/audit/made
+	mkdir -p sbom
+	for file in requirements*.txt docker/requirements.txt space/requirements.txt; do \
+	    $(AUDIT)/cyclonedx-py requirements $$file --pyproject pyproject.toml --output-reproducible \
+	    --output-file sbom/$$(echo $${file%.txt} | tr / -).cdx.json || exit 1; done
+
 clean:
-	rm -rf .venv data/raw data/processed data/model
+	rm -rf .venv sbom data/raw data/processed data/model

@@ -107,7 +107,11 @@ def test_the_recipes_name_versions_that_the_project_has() -> None:
     bases = {value for path in DOCKERFILES for name, value in instructions(path) if name == "ARG"}
     assert len(bases) == 1
     assert re.fullmatch(r"BASE=debian:\d+\.\d+-slim", bases.pop())
-    assert f"setuptools=={pins(ROOT / 'requirements.txt')['setuptools']}" in DOCKERFILES[0].read_text()
+    # Of setuptools the version and both hashes are taken from requirements.txt.
+    taken = re.search(r"^setuptools==.*\n.*\n.*\n", (ROOT / "requirements.txt").read_text(), re.MULTILINE).group()
+    assert taken.splitlines()[1].startswith("    --hash=")
+    assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", taken.splitlines()[2])
+    assert "grep --after-context 2 '^setuptools=='" in DOCKERFILES[0].read_text()
 
 
 def test_what_the_dockerfile_copies_is_there_and_not_ignored(tmp_path: Path) -> None:
