@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import filelock
 import requests
+import urllib3
 
 from lookalike import caches
 from lookalike.errors import LookalikeError
@@ -17,13 +18,16 @@ from lookalike.files import PARTIAL, file_digest
 from lookalike.progress import progress_bar
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of the answer
-BLOCK = 1 << 18  # bytes
+BLOCK = 1 << 18  # bytes; an attempt that brought so many is progress
+PACE, WINDOW = 1_000, 60.0  # a server that sends fewer bytes a second, for so many seconds, is given up
+LARGEST = 1 << 34  # bytes of an archive; a body without an end must not fill the disk
 
 
 def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -> Path:
     """Return a local file with the bytes of `url`, verified against `checksum`.
 
-    url       http(s), or file:// for a local copy, which is verified and used where it lies.
+    url       http(s), or file:// for a local copy, which is verified and used where it lies. The server may redirect to
+              http(s) only.
     checksum  "md5:<hex>" or "sha256:<hex>".
     attempts  tries without progress before giving up; backoff doubles between them, from `backoff` seconds.
 
@@ -48,10 +52,9 @@ def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -
             caches.touch(target)
             return target
         partial = target.with_name(target.name + PARTIAL)
-        resumed = partial.exists()
-        _download(url, partial, attempts, backoff)
+        resumed = _download(url, partial, attempts, backoff)
         if resumed and file_digest(partial, algorithm) != expected:
-            partial.unlink()  # what an earlier run left may be another file's beginning
+            partial.unlink()  # the beginning may be another file's, or the server's ranges wrong
             _download(url, partial, attempts, backoff)
         try:
             _verify(partial, algorithm, expected, url)
@@ -86,18 +89,25 @@ def _verify(path: Path, algorithm: str, expected: str, url: str) -> None:
         )
 
 
-def _download(url: str, partial: Path, attempts: int, backoff: float) -> None:
-    failures = 0
+class _TooSlowError(requests.RequestException):
+    """The server sends, but so little that it would take for ever."""
+
+
+def _download(url: str, partial: Path, attempts: int, backoff: float) -> bool:
+    """Bring `partial` to its end, in as many tries as it takes; returns whether any went on from a beginning."""
+    failures, resumed = 0, False
     while True:
         before = _size(partial)
+        resumed = resumed or before > 0
         try:
             _download_rest(url, partial)
-            return
+            return resumed
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             permanent = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
-            malformed = isinstance(error, (requests.TooManyRedirects, requests.exceptions.InvalidURL))
-            if _size(partial) > before:
+            malformed = isinstance(error, (requests.TooManyRedirects, requests.exceptions.InvalidURL,
+                                           requests.exceptions.InvalidSchema))  # fmt: skip
+            if _size(partial) >= before + BLOCK:
                 failures = 0  # it moved: a long download over a bad line may take many tries
             failures += 1
             if permanent or malformed or failures >= attempts:
@@ -115,10 +125,13 @@ def _download_rest(url: str, partial: Path) -> None:
     if start:
         headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing lies beyond what we have: it is whole, or it is not this file
+        if answer.status_code == 416 and start:  # nothing lies beyond what we have: it is whole, or not this file
             return
         answer.raise_for_status()
-        if answer.status_code != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            partial.unlink(missing_ok=True)  # the next try asks for all of it
+            raise requests.RequestException("the server answered with another range than it was asked for")
+        if answer.status_code != 206:
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
@@ -126,9 +139,33 @@ def _download_rest(url: str, partial: Path) -> None:
             partial.open("ab" if start else "wb") as file,
             progress_bar("download", total, "B", unit_scale=True, initial=start) as bar,
         ):
-            for block in answer.iter_content(BLOCK):
-                file.write(block)
-                bar.update(len(block))
+            for piece in _pieces(answer):
+                if file.tell() + len(piece) > LARGEST:
+                    partial.unlink()
+                    raise LookalikeError(
+                        f"{url}: the server sent more than {LARGEST:,} bytes, and no archive is that large; nothing was "
+                        "kept. Set download.url to a mirror or a file:///absolute/path"
+                    )
+                file.write(piece)
+                bar.update(len(piece))
+
+
+def _pieces(answer: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives and as it was sent: a .tar.gz is often called `Content-Encoding: gzip`, which it is not."""
+    began, received = time.monotonic(), 0
+    try:
+        while piece := answer.raw.read1(BLOCK, decode_content=False):
+            yield piece
+            received += len(piece)
+            waited = time.monotonic() - began
+            if waited > WINDOW:
+                if received < PACE * waited:
+                    raise _TooSlowError(f"fewer than {PACE:,} bytes a second for {WINDOW:g} seconds")
+                began, received = time.monotonic(), 0
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(error) from None
 
 
 def _size(path: Path) -> int:
@@ -136,6 +173,8 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.TooManyRedirects):
+        return "the server redirects in a circle"
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.ConnectTimeout | requests.ReadTimeout):

@@ -5,8 +5,11 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +206,148 @@ def test_a_local_file_is_verified_where_it_lies(tmp_path: Path) -> None:
 def test_a_malformed_checksum_is_named(text: str) -> None:
     with pytest.raises(LookalikeError, match=r"download\.checksum is"):
         parse_checksum(text)
+
+
+# --- a server that means ill ----------------------------------------------------------------------------------------
+
+
+def sends(status: int, *pieces: bytes, pause: float = 0.0, endless: bool = False, **headers: str) -> Answer:
+    """An answer of these headers and pieces; `endless` sends the last piece for ever."""
+
+    def answer(handler: BaseHTTPRequestHandler, _start: int) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        with suppress(OSError):  # who asked has gone
+            for piece in chain(pieces, repeat(pieces[-1])) if endless else pieces:
+                handler.wfile.write(piece)
+                handler.wfile.flush()
+                time.sleep(pause)
+        handler.close_connection = True
+
+    return answer
+
+
+def chunked(content: bytes, *, end: bool) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content) + (b"0\r\n\r\n" if end else b"")
+
+
+LENGTH = str(len(CONTENT))
+RIGHT = {
+    "no length at all": (sends(200, CONTENT),),
+    "chunks": (
+        sends(200, chunked(CONTENT[:7], end=False), chunked(CONTENT[7:], end=True), Transfer_Encoding="chunked"),
+    ),
+    "chunks without an end, then well": (
+        sends(200, chunked(CONTENT[:9], end=False), Transfer_Encoding="chunked"),
+        whole,
+    ),
+    "cut within a chunk, then well": (sends(200, b"ffff\r\nabc", Transfer_Encoding="chunked"), whole),
+    "a length that is too long, then well": (sends(200, CONTENT, Content_Length=str(len(CONTENT) + 5)), rest),
+    "no body, then well": (sends(200, b"", Content_Length=LENGTH), whole),
+    "another range than was asked for": (
+        cut_after(1_000_000),
+        sends(206, CONTENT[5:], Content_Range="bytes 5-/*"),
+        whole,
+    ),
+    "a part without its range": (cut_after(1_000_000), sends(206, CONTENT[9:], Content_Length=LENGTH), whole),
+    "wrong bytes for a range, then well": (
+        cut_after(1_000_000),
+        lambda handler, start: rest(handler, start, bytes(len(CONTENT))),
+        whole,
+    ),
+    "nothing beyond what is there, though there is": (cut_after(1_000_000), sends(416, b""), whole),
+    "said to be compressed, and is not": (sends(200, CONTENT, Content_Length=LENGTH, Content_Encoding="gzip"),),
+    "too many requests, then well": (status(429), whole),
+    "no HTTP, then well": (lambda handler, _start: handler.wfile.write(b"\x00" * 100), whole),
+    "headers without end, then well": (
+        lambda handler, _start: handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200),
+        whole,
+    ),
+    "two lengths, then well": (sends(200, CONTENT, Content_Length=f"{LENGTH}, 7"), whole),
+    "a redirect, to the same": (
+        lambda handler, _start: (
+            whole(handler, 0) if "?" in handler.path else sends(302, b"", Location="/file.zip?again")(handler, 0)
+        ),
+    ),
+}
+WRONG = {
+    "a length that is too short": (sends(200, CONTENT, Content_Length="1000"), r"expected sha256:.* \(1,000 bytes\)"),
+    "compressed although asked not to": (
+        sends(200, gzip.compress(CONTENT), Content_Encoding="gzip"),
+        "expected sha256:",
+    ),
+    "another file": (sends(200, CONTENT[::-1], Content_Length=LENGTH), "expected sha256:"),
+    "an empty file": (sends(200, b"", Content_Length="0"), r"expected sha256:.* \(0 bytes\)"),
+    "a page of an error, with 200": (sends(200, b"<html>Sorry</html>"), "expected sha256:"),
+    "redirects in a circle": (sends(302, b"", Location="/file.zip"), r"redirects in a circle \(tried 1 times\)"),
+    "a redirect into this machine": (
+        sends(302, b"", Location="file:///etc/passwd"),
+        "No connection adapters were found",
+    ),
+    "a redirect to nowhere": (sends(302, b"", Location="http://"), "tried 1 times"),
+    "a redirect elsewhere": (sends(301, b"", Location="ftp://127.0.0.1/x"), "No connection adapters were found"),
+    "cut at once, always": (cut_after(0), r"the connection broke off \(tried 3 times\)"),
+    "a byte, and cut, always": (cut_after(1), r"the connection broke off \(tried 3 times\); 3 bytes are kept"),
+    "a part, never what was asked for": (sends(206, CONTENT, Content_Range="bytes 7-9/10"), "another range"),
+    "not there": (status(404), "answered 404 Not Found"),
+    "nothing there, of nothing": (status(416), r"answered 416 .* \(tried 1 times\)"),
+    "always ill": (status(500), r"answered 500 .* \(tried 3 times\)"),
+    "no HTTP": (lambda handler, _start: handler.wfile.write(b"\x00" * 100), r"no connection \(tried 3 times\)"),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_it_finishes_right(case: str, cache: Path) -> None:
+    with Server(*RIGHT[case]) as server:
+        assert get(server.url).read_bytes() == CONTENT
+    assert [path.name for path in finished(cache)] == [CHECKSUM.replace(":", "-")]
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_it_fails_in_one_line_and_keeps_nothing_wrong(case: str, cache: Path) -> None:
+    answer, said = WRONG[case]
+    with Server(answer) as server:
+        with pytest.raises(LookalikeError, match=said) as caught:
+            get(server.url)
+        assert "\n" not in str(caught.value)
+        assert server.url in str(caught.value)
+        assert finished(cache) == []
+    with Server(whole) as server:  # what it left behind does no harm
+        assert get(server.url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("headers", [{}, {"Transfer_Encoding": "chunked"}, {"Content_Length": str(1 << 60)}], ids=str)
+def test_a_body_without_end_does_not_fill_the_disk(
+    headers: dict[str, str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.fetch.LARGEST", 5_000_000)
+    piece = bytes(1_000_000)
+    body = chunked(piece, end=False) if "Transfer_Encoding" in headers else piece
+    with Server(sends(200, body, endless=True, **headers)) as server:
+        with pytest.raises(LookalikeError, match=r"sent more than 5,000,000 bytes.*nothing was kept"):
+            get(server.url)
+        assert len(server.ranges) == 1
+    assert [path for path in cache.glob("*") if path.suffix != ".lock"] == []
+
+
+def test_a_slow_drip_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.fetch.WINDOW", 0.3)
+    start = time.monotonic()
+    with Server(sends(200, b"x", pause=0.02, endless=True, Content_Length=LENGTH)) as server:
+        with pytest.raises(LookalikeError, match=r"fewer than 1,000 bytes a second .* \(tried 3 times\)"):
+            get(server.url)
+    assert time.monotonic() - start < 20
+    assert finished(cache) == []
+
+
+def test_a_silent_server_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.fetch.TIMEOUT", (1, 0.2))
+    for silent in (lambda *_: time.sleep(1), sends(200, b"x", b"y", pause=1, Content_Length=LENGTH)):
+        with Server(silent) as server, pytest.raises(LookalikeError, match=r"no answer in time \(tried 3 times\)"):
+            get(server.url)
+    assert finished(cache) == []
 
 
 def tar(*members: tuple[str, bytes, bytes]) -> io.BytesIO:

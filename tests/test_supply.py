@@ -1,11 +1,9 @@
 """What is installed is what was tested: every package pinned and hashed, every action of the workflows too."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from import_graph import ROOT
 from only_pinned import normal, pins
 
