@@ -125,7 +125,7 @@ def _download_rest(url: str, partial: Path) -> None:
     if start:
         headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416 and start:  # nothing lies beyond what we have: it is whole, or not this file
+        if answer.status_code == 416 and start:  # nothing beyond what we have: it is whole, or not this file
             return
         answer.raise_for_status()
         if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -143,15 +143,15 @@ def _download_rest(url: str, partial: Path) -> None:
                 if file.tell() + len(piece) > LARGEST:
                     partial.unlink()
                     raise LookalikeError(
-                        f"{url}: the server sent more than {LARGEST:,} bytes, and no archive is that large; nothing was "
-                        "kept. Set download.url to a mirror or a file:///absolute/path"
+                        f"{url}: the server sent more than {LARGEST:,} bytes, and no archive is that large; nothing "
+                        "was kept. Set download.url to a mirror or a file:///absolute/path"
                     )
                 file.write(piece)
                 bar.update(len(piece))
 
 
 def _pieces(answer: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives and as it was sent: a .tar.gz is often called `Content-Encoding: gzip`, which it is not."""
+    """The body as it arrives and was sent: a .tar.gz is often called `Content-Encoding: gzip`, and is not."""
     began, received = time.monotonic(), 0
     try:
         while piece := answer.raw.read1(BLOCK, decode_content=False):
