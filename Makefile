@@ -3,6 +3,8 @@
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
 # make test   set up and run every check and test; does nothing if they passed on these very files
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
+# make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
+# make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
 # make audit  ask the Python Packaging Advisory Database about every pinned package; needs the internet
 # make sbom   list what is installed from where, as CycloneDX JSON in sbom/
 #
@@ -14,11 +16,13 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 AUDIT := .venv/audit/bin
+BASE ?= main
+CML := @dvcorg/cml@0.20.0
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
 # A file that is added or deleted changes this name, so that what passed is what is here.
 TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
-.PHONY: all serve test browser audit sbom image clean
+.PHONY: all serve test browser report comment audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -63,6 +67,16 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(INSTALL) --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
+# What cannot be pulled is computed.
+report: .venv/pipeline .venv/dev
+	$(RUN) dvc pull --quiet || true
+	$(RUN) dvc repro
+	$(RUN) python proof/change.py "$(BASE)" report
+
+comment:
+	npm_config_ignore_scripts=true npx --yes $(CML) comment update --target "pr/$(PR)" \
+	    --driver github --repo "$$GITHUB_SERVER_URL/$$GITHUB_REPOSITORY" report/report.md
+
 # Apart: its packages need no agreement with ours.
 .venv/audit/made: requirements-audit.txt .venv/pipeline
 	$(PYTHON) -m venv .venv/audit
@@ -81,4 +95,4 @@ sbom: .venv/audit/made
 	    --output-file sbom/$$(echo $${file%.txt} | tr / -).cdx.json || exit 1; done
 
 clean:
-	rm -rf .venv sbom data/raw data/processed data/model
+	rm -rf .venv report sbom data/raw data/processed data/model
