@@ -4,6 +4,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -131,7 +132,8 @@ def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, wo
         return
     pending: deque[Future[list[Decoded]]] = deque()
     # Not fork: a copy of a process that has threads can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
         try:
             for chunk in chunks:
                 pending.append(pool.submit(work, chunk))
@@ -146,6 +148,18 @@ def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, wo
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent is killed; waiting for work, it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _decode_chunk(paths: Sequence[Path], size: int, how: str, max_pixels: int) -> list[Decoded]:

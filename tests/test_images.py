@@ -1,13 +1,18 @@
 """Every kind of image file becomes upright RGB, or a reason."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from conftest import picture
+from conftest import ROOT, picture
 from PIL import Image
 
 from lookalike import images
@@ -187,3 +192,31 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
     assert one[7].pixels is None and one[7].reason
     for a, b in zip(one, two, strict=True):
         assert np.array_equal(a.pixels, b.pixels) if a.pixels is not None else b.pixels is None
+
+
+DECODE = """
+import itertools, pathlib, sys
+from lookalike import images
+if __name__ == "__main__":
+    paths = [pathlib.Path(sys.argv[1])] * 100_000
+    for decoded in itertools.islice(images.decode_files(paths, 32, "pad", 10_000, workers=2), 1):
+        print("decoded", flush=True)
+        input()  # in the loop: the pool is open
+"""
+
+
+def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    script = tmp_path / "decode.py"
+    script.write_text(DECODE)
+    command = [sys.executable, script, tmp_path / "a.png"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "decoded\n"
+        workers = psutil.Process(run.pid).children(recursive=True)
+        assert len(workers) >= 2
+        run.kill()
+    deadline = time.monotonic() + 60
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.05)
