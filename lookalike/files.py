@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 PARTIAL = ".partial"  # git and DVC ignore this suffix: a killed run leaves nothing that either would notice
@@ -30,13 +29,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_files(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder whose files are moved into `folder` when the block ends well; others there stay."""
+def new_files(folder: Path, writer: str) -> Iterator[Path]:
+    """Yield an empty folder whose files are moved into `folder` when the block ends well; others there stay.
+
+    writer  a name by which the next run finds, and deletes, what a killed run left; one for each who writes there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", suffix=PARTIAL, dir=folder.parent) as name:
-        yield Path(name)
-        for path in sorted(Path(name).iterdir()):
+    partial = folder.with_name(f"{folder.name}.{writer}{PARTIAL}")
+    remove(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in sorted(partial.iterdir()):
             path.replace(folder / path.name)
+    finally:
+        remove(partial)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def main() -> None:
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
     report["machine"] = {"threads": settings.threads, "cores": os.cpu_count(), "cpu": cpu_name()}
     write_json(args.metrics, report)
-    with new_files(args.plots) as folder:
+    with new_files(args.plots, "benchmark") as folder:
         for name, content in {"latency": table(seconds, index.kind), "operating_curve": curve}.items():
             content.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         plots.operating_curve(curve, len(features), folder / "operating_curve.png")

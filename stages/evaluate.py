@@ -120,7 +120,7 @@ def main() -> None:
         ),
         "map": looks.gallery_map(gallery, labels[split.gallery], settings.map_images, settings.seed),
     }  # fmt: skip
-    with new_files(args.plots) as folder:
+    with new_files(args.plots, "evaluate") as folder:
         for name, content in tables.items():
             content.round(6).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         draw(result, tables, split, images.pixels, labels, settings, folder)
