@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from conftest import NO_TAGS
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from namespaces import read_only, unshared
 
 from lookalike import indexes, journal, manifest, refine, searcher
 from lookalike.errors import LookalikeError
@@ -921,9 +921,6 @@ def test_a_backup_restored_while_it_is_open_is_followed(built: Built, changes: P
 
 def run_read_only(built: Built, changes: Path, cache: Path, code: str) -> list[str]:
     """Run code with a gallery whose changes lie on a read-only file system, or skip where none can be had."""
-    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*unshare, "mount -t tmpfs none /mnt"], check=False, capture_output=True).returncode:
-        pytest.skip("mount namespaces are not to be had here")
     script = changes.parent / "ask.py"
     here = Path(__file__).parent
     script.write_text(
@@ -931,9 +928,7 @@ def run_read_only(built: Built, changes: Path, cache: Path, code: str) -> list[s
         "from pathlib import Path\nimport test_changes as t\nfrom lookalike.errors import LookalikeError\n"
         f"gallery = t.Gallery(Path({str(built.folder)!r}), Path({str(changes)!r}))\n{code}"
     )
-    command = (f"mount --bind {changes} {changes} && mount -o remount,bind,ro {changes} && "
-               f"LOOKALIKE_CACHE={cache} {sys.executable} {script}")  # fmt: skip
-    done = subprocess.run([*unshare, command], capture_output=True, text=True, check=False, timeout=300)
+    done = unshared(f"{read_only(changes)} && LOOKALIKE_CACHE={cache} {sys.executable} {script}")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

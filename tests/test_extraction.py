@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Project, copy_project, killed_until_through
+from namespaces import read_only, unshared
 
 from lookalike import backbones, caches, calibration, embedding_cache, quantization, runtimes
 from lookalike.collection import ArrayWriter
@@ -259,17 +260,6 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     assert (found(told), told) == (50, [])
 
 
-def unshared(command: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in a mount namespace of its own, or skip where the system does not let us."""
-    probe = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], check=False
-    )
-    if probe.returncode:
-        pytest.skip("mount namespaces are not to be had here")
-    wrapped = ["unshare", "--map-root-user", "--mount", "sh", "-c", command]
-    return subprocess.run(wrapped, capture_output=True, text=True, check=False, timeout=300)
-
-
 WRITE = """
 import sys; sys.path[:0] = [{here!r}, {root!r}]
 import numpy as np, test_extraction as t
@@ -305,9 +295,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
         cache_folder.mkdir()
         if where == "read-only and filled":
             fill()
-        done = unshared(
-            f"mount --bind {cache_folder} {cache_folder} && mount -o remount,bind,ro {cache_folder} && {run}"
-        )
+        done = unshared(f"{read_only(cache_folder)} && {run}")
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
     assert len(told) == 1 and "nothing can be kept there" in told[0] and "LOOKALIKE_CACHE" in told[0]
