@@ -6,7 +6,10 @@ more with ImageNet weights.
 
 import hashlib
 import json
+import math
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -78,6 +81,7 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> ke
 def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
     """Write the network files; returns what they describe."""
     (folder / ARCHITECTURE_FILE).write_text(model.to_json(indent=1) + "\n", encoding="utf-8")
+    _check_room(model, folder)
     model.save_weights(folder / WEIGHTS_FILE)
     fingerprint = hashlib.sha256(pooling.encode())
     for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
@@ -95,6 +99,14 @@ def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: 
     save_openvino(converted, folder / OPENVINO_FILE)
     write_json(folder / DESCRIPTION_FILE, asdict(network))
     return network
+
+
+def _check_room(model: keras.Model, folder: Path) -> None:
+    """Raise OSError unless the weights have room on the disk: where it fills, HDF5 does not fail but crashes."""
+    size = sum(4 * math.prod(variable.shape) + 8192 for variable in model.variables) + (1 << 20)  # bytes, generously
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load(folder: Path, image_size: int, precision: str) -> keras.Model:

@@ -1,7 +1,9 @@
 """Writing so that a reader, or a killed run, never finds half a file."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     remove(partial)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with _named(path):
+            yield partial
         remove(path)
         partial.replace(path)
     finally:
@@ -39,7 +42,8 @@ def new_files(folder: Path, writer: str) -> Iterator[Path]:
     remove(partial)
     partial.mkdir()
     try:
-        yield partial
+        with _named(folder):
+            yield partial
         for path in sorted(partial.iterdir()):
             path.replace(folder / path.name)
     finally:
@@ -52,10 +56,24 @@ def new_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     try:
-        yield partial
+        with _named(path):
+            yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of writing that names nothing: of a full disk, most libraries tell no more."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or (error.errno is None and " requested and " not in str(error)):
+            raise
+        number = error.errno or errno.ENOSPC  # NumPy tells no number: "12800 requested and 992 written"
+        way_out = "make room, and run again; what was there is as it was"
+        raise OSError(number, f"{os.strerror(number)} ({way_out})", str(path)) from None
 
 
 def remove(path: Path) -> None:

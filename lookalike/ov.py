@@ -25,4 +25,7 @@ def save(model: ov.Model, path: Path) -> None:
     """
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
-    ov.save_model(model, path, compress_to_fp16=False)
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # no more than "iostream error"
+        raise OSError(f"{path} cannot be written ({error}); make room, and run again") from None

@@ -1,6 +1,7 @@
 """What is written appears whole, and what a killed run left goes with the next one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from namespaces import unshared
 
 from lookalike import files
 
@@ -47,3 +49,49 @@ def test_killed_runs_leave_one_partial_that_the_next_run_takes_away(tmp_path: Pa
         assert listed(partial) == []
         (partial / "b").write_text("whole")
     assert listed(tmp_path) == ["out", "out/b"]
+
+
+WRITERS = """
+import sys
+from pathlib import Path
+import numpy as np
+from lookalike import files, indexes, stage
+
+FLAT = indexes.Design(kind="flat", storage="float32")
+def vectors(path): indexes.build(np.eye(64, dtype=np.float32), FLAT).save(path)
+def array(path): np.save(path, np.ones((64, 64)))
+def text(path): path.write_text("x" * 20_000)
+def weights(path):
+    from lookalike import backbones
+    model = backbones.create("MobileNetV2", "random", Path("data/none"), "block_1_expand_relu", 0)
+    backbones.save(model, "MobileNetV2", "random", "avg", path.parent)
+def network(path):
+    from lookalike import ov
+    node = ov.ov.opset13.constant(np.ones((64, 64), np.float32))
+    parameter = ov.ov.opset13.parameter([64, 64], np.float32)
+    ov.save(ov.ov.Model([ov.ov.opset13.add(parameter, node)], [parameter]), path.with_suffix(".xml"))
+
+def main():
+    target = Path(sys.argv[2])
+    with files.new_folder(target) as folder:
+        with (target.parent / "ballast").open("wb", buffering=0) as file:
+            file.truncate(file.write(bytes(8 << 20)) - 8192)  # it wrote as much as there was room for
+        globals()[sys.argv[1]](folder / "a.npy")
+stage.run("index", main)
+"""
+
+
+@pytest.mark.parametrize("way", ["vectors", "array", "text", "weights", "network"])
+def test_a_full_disk_is_told_in_one_line_and_takes_nothing_away(tmp_path: Path, way: str) -> None:
+    """Whatever library writes; each has its own way to say it."""
+    script = tmp_path / "write.py"
+    script.write_text(WRITERS)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = unshared(
+        f"mount -t tmpfs -o size=1m none {disk} && mkdir {disk}/out && echo old > {disk}/out/old &&"
+        f"PYTHONPATH={ROOT} {sys.executable} {script} {way} {disk}/out; echo $? $(ls {disk}) $(ls {disk}/out)"
+    )
+    assert done.stdout.split() == ["1", "ballast", "out", "old"], done.stderr
+    assert re.fullmatch(r"index: error: .*(No space|cannot be written).*make room, and run again.*\n", done.stderr)
+    assert f"{disk}/out" in done.stderr

@@ -116,7 +116,11 @@ class Index:
     def save(self, path: Path) -> None:
         """Write the FAISS file; the effort is in it, for whoever opens it with FAISS alone."""
         self._note_effort()
-        faiss.write_index(self.raw, str(path))
+        try:
+            faiss.write_index(self.raw, str(path))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise OSError(f"{path} cannot be written ({reason}); make room, and run again") from None
 
     def _note_effort(self) -> None:
         """Set it in FAISS's index."""
