@@ -120,7 +120,12 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     _check_name(network.backbone)
     check_size(network, image_size)
     keras.backend.clear_session()
-    architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
+    try:
+        architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        raise LookalikeError(
+            f"{folder / ARCHITECTURE_FILE} does not describe a network; make it anew: dvc repro --force model"
+        ) from None
     if precision != "float32":
         _set_policy(architecture, f"mixed_{precision}")
     cut = keras.models.model_from_json(json.dumps(architecture))

@@ -13,6 +13,7 @@ import numpy as np
 from lookalike.errors import LookalikeError
 
 FIT_FILE = "fit.txt"
+FITS = ("crop", "pad", "stretch")
 BLOCK = 1 << 21  # bytes of pixels that are read at a time
 
 
@@ -182,9 +183,12 @@ class RowWriter:
 
 def _load_fit(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        fit = path.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro --force preprocess") from None
+    if fit not in FITS:
+        raise LookalikeError(f"{path} says {fit!r}, not {', '.join(FITS)}; rebuild: dvc repro --force preprocess")
+    return fit
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

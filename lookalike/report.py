@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from lookalike.errors import LookalikeError
 from lookalike.files import new_file
 
 
@@ -134,7 +135,10 @@ class _Unknown(dict[str, Any]):
 
 def _trace(traces: Path | None, name: str) -> dict[str, Any]:
     path = traces / f"{name}.json" if traces else None
-    return _Unknown(json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {})
+    try:
+        return _Unknown(json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {})
+    except ValueError:
+        raise LookalikeError(f"{path} is no trace of a stage; make it anew: dvc repro") from None
 
 
 def _cells(table: Table) -> dict[str, Any]:

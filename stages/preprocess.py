@@ -92,9 +92,12 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
     """Read path and label of every image, sorted by path."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return sorted((row["path"], row["label"]) for row in csv.DictReader(file))
+            _, *rows = ((name, label) for name, label in csv.reader(file))
+            return sorted(rows)
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro download") from None
+    except ValueError:  # a row of another length, or no header, or no UTF-8
+        raise LookalikeError(f"{path} is not a table of path and label; make it anew: dvc repro download") from None
 
 
 def check_rejected(rejected: list[tuple[str, str]], files: int, most: float) -> None:

@@ -155,3 +155,12 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(LookalikeError, match=r"weights of ResNet101 could not be fetched: .*model\.weights=file"):
         backbones.create("ResNet101", "imagenet", NONE, "", 0)
+
+
+def test_an_architecture_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    model = backbones.create("MobileNetV2", "random", Path("data/none"), "block_1_expand_relu", 0)
+    backbones.save(model, "MobileNetV2", "random", "avg", tmp_path)
+    content = (tmp_path / "architecture.json").read_bytes()
+    (tmp_path / "architecture.json").write_bytes(content[: len(content) // 2])
+    with pytest.raises(LookalikeError, match=r"architecture.json does not describe a network; .*dvc repro --force"):
+        backbones.load(tmp_path, 32, "float32")

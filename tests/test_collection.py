@@ -101,3 +101,15 @@ def test_features_of_other_images_are_refused() -> None:
     check_same_images(images, Collection(none, paths, paths))
     with pytest.raises(LookalikeError, match="come from different runs"):
         check_same_images(images, Collection(none, paths[::-1], paths))
+
+
+@pytest.mark.parametrize("content", [b"", b"pa", b"\xff\n"])
+def test_a_fit_that_was_cut_off_is_refused(tmp_path: Path, content: bytes) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    for name in ("image_paths", "labels", "sha256"):
+        save_strings(tmp_path / f"{name}.npy", ["a"])
+    (tmp_path / "fit.txt").write_bytes(b"pad\n")
+    assert load_images(tmp_path).fit == "pad"
+    (tmp_path / "fit.txt").write_bytes(content)
+    with pytest.raises(LookalikeError, match=r"fit.txt says .*, not crop, pad, stretch; .*dvc repro --force"):
+        load_images(tmp_path)

@@ -13,10 +13,12 @@ import pytest
 from conftest import ROOT
 from namespaces import need_namespaces
 
+from lookalike import report
 from lookalike.errors import LookalikeError
 from proof import kills
 from proof.kills import Event
 from proof.sandbox import Sandbox
+from stages.preprocess import read_labels
 
 # What strace 6.1 writes; 12 is a second thread, whose call is cut in two by another line.
 STRACE = """\
@@ -63,6 +65,21 @@ def test_moments_are_spread_over_the_phases_and_most_come_after_the_first_byte(s
     assert len(late) == min(len(sizes), late.total())  # each phase, or as many as there are kills
     if late.total() <= sum(sizes) and len(sizes) <= late.total():
         assert len(set(chosen)) == count  # no moment twice
+
+
+@pytest.mark.parametrize("content", ["", "pa", "path,label\na.png", "path,label\na.png,x\nb.png,y,z\n", "path\na\n"])
+def test_a_table_of_labels_that_was_cut_off_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\nb.png,\na.png,x\n")
+    assert read_labels(tmp_path / "labels.csv") == [("a.png", "x"), ("b.png", "")]
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(LookalikeError, match=r"labels.csv is not a table of path and label; make it anew: dvc repro"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_a_trace_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text('{"dataset": "dig')
+    with pytest.raises(LookalikeError, match=r"raw.json is no trace of a stage; make it anew: dvc repro"):
+        report.write_evaluation(tmp_path, {}, {}, tmp_path)
 
 
 def test_a_machine_without_strace_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
