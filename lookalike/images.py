@@ -15,13 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from lookalike.errors import LookalikeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content; Pillow's other readers are never tried
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 WHITE = (255, 255, 255)
+SCANS = 64  # of a progressive JPEG, each of which is a pass over all pixels; common files have about ten
+STRIPS = 1 << 17  # of a TIFF, or tiles; common files have at most one a row of pixels
+UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class ImageError(Exception):
@@ -39,7 +46,7 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not the pixels' fault
-            image = _open(content, max_pixels)
+            image = _checked(content, max_pixels)
             image.load()
             return _to_rgb(_upright(image))
     except ImageError:
@@ -50,20 +57,45 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(f"cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
-def _open(content: bytes, max_pixels: int) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would only warn; ours, from params, is checked here
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+def opened(content: bytes) -> Image.Image:
+    """Read an image file's header, and none of its pixels. Raises ImageError, or whatever the format's reader does."""
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would only warn; ours, from params, is checked once it is open
+    if content.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        _check_strips(content)
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def _check_strips(content: bytes) -> None:
+    """Raise ImageError for a TIFF of very many strips or tiles, for each of which Pillow makes an object at once."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2:3] == b"+" else 8])
+        file = io.BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+        count = max(len(tags.get(tag, ())) for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS))
+    except Exception:  # opening it will say what is wrong
+        return
+    if count > STRIPS:
+        raise ImageError(f"a TIFF of {count} strips or tiles, more than {STRIPS}, which would take long; save it anew")
+
+
+def _checked(content: bytes, max_pixels: int) -> Image.Image:
+    image = opened(content)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
+        raise ImageError(f"a JPEG of more than {SCANS} scans, which would take long; save it anew")
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF around good pixels: take them as they are stored
         return image
+    # Not ImageOps.exif_transpose, which also writes the EXIF anew: an object a number, seconds for some megabytes.
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,6 @@ from lookalike.api import problems
 from lookalike.api.problems import Problem
 from lookalike.images import FORMATS, ImageError
 
-SCANS = 64  # of a progressive JPEG, each of which is a pass over all pixels; common files have about ten
 HEAD = 1024  # bytes in which a reader of PDF looks for its sign
 SIGNS = {b"<script": "a web page", b"<html": "a web page", b"<!doctype": "a web page", b"<svg": "an SVG",
          b"<?php": "a PHP program", b"rar!\x1a\x07": "a RAR archive",
@@ -29,10 +28,12 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
 def examined(content: bytes, max_pixels: int) -> str:
     """The format of what can be decoded safely."""
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = images.opened(content)
         several = image.format != "MPO" and getattr(image, "is_animated", False)  # an MPO: a photo and its previews
     except UnidentifiedImageError:
         raise Problem(problems.NOT_AN_IMAGE, f"not an image in a known format ({', '.join(FORMATS)})") from None
+    except ImageError as error:
+        raise Problem(problems.BROKEN_IMAGE, str(error)) from None
     except Exception as error:  # a reader may raise anything on hostile bytes
         raise Problem(problems.BROKEN_IMAGE, f"cannot be decoded: {type(error).__name__}") from None
     kind = "JPEG" if image.format == "MPO" else str(image.format)
@@ -43,8 +44,6 @@ def examined(content: bytes, max_pixels: int) -> str:
         )
     if several:
         raise Problem(problems.SEVERAL_FRAMES, f"the {kind} has more than one frame; send a single picture")
-    if kind == "JPEG" and content.count(b"\xff\xda") > SCANS:
-        raise Problem(problems.BROKEN_IMAGE, f"the JPEG has more than {SCANS} scans; save it anew")
     also = _also(content)
     if also:
         raise Problem(problems.TWO_FORMATS, f"the {kind} is {also} too; send the picture alone")
