@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from lookalike.datasets.base import Item, Settings
 from lookalike.errors import LookalikeError
-from lookalike.fetch import fetch, safe_path, tar_files
+from lookalike.fetch import UNPACKED_MOST, fetch, safe_path, tar_files
 
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip?download=1"
 CHECKSUM = "md5:3138e1922a9193bfa496528edbbc45d0"
@@ -32,13 +32,21 @@ def items(settings: Settings) -> Iterator[Item]:
             if len(inner) != 1:
                 raise LookalikeError(f"{archive}: expected one {IMAGES}.tar.gz in the zip, found {len(inner)}")
             safe_path(inner[0], str(archive))
+            info = zipped.getinfo(inner[0])
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > UNPACKED_MOST:
+                raise LookalikeError(  # others are unpacked without a limit
+                    f"{archive}: {inner[0]} is not stored or deflated, or larger than {UNPACKED_MOST:,} bytes; "
+                    "refusing the archive"
+                )
             with zipped.open(inner[0]) as stream:
                 for path, content in tar_files(stream, f"{archive}:{inner[0]}"):
                     if path.suffix.lower() == ".jpg" and len(path.parts) == 3 and path.parts[0] == IMAGES:
                         _, label, name = path.parts
                         yield Item(PurePosixPath(label, name), label, content)
-    except zipfile.BadZipFile as error:
-        raise LookalikeError(f"{archive}: not a readable zip archive ({error})") from None
+    except LookalikeError:
+        raise
+    except Exception as error:  # encrypted, of a version to come, or broken: zipfile has an exception for each
+        raise LookalikeError(f"{archive}: not a readable zip archive ({type(error).__name__}: {error})") from None
 
 
 def origin(settings: Settings) -> str:
