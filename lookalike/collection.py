@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lookalike.errors import LookalikeError
 
 FIT_FILE = "fit.txt"
 FITS = ("crop", "pad", "stretch")
+STRINGS = ("image_paths.npy", "labels.npy", "sha256.npy")
 BLOCK = 1 << 21  # bytes of pixels that are read at a time
 
 
@@ -197,16 +198,32 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     file.flush()
 
 
+def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Open an .npy file, memory-mapped or whole. Raises FileNotFoundError, or ValueError for whatever else is wrong."""
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a header is parsed as Python, and may claim any size: TokenError, MemoryError, ...
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("an archive of arrays")
+    return array
+
+
 def _open(path: Path, stage: str, *, mapped: bool = False) -> np.ndarray:
     try:
-        mode: Literal["r"] | None = "r" if mapped or path.name in ("images.npy", "features.npy") else None
-        return np.asanyarray(np.load(path, mmap_mode=mode, allow_pickle=False))
+        array = read_array(path, mapped=mapped or path.name in ("images.npy", "features.npy"))
+        if path.name in STRINGS and (array.dtype.kind != "U" or array.ndim != 1):
+            raise ValueError(f"{array.dtype} {array.shape}, not strings (N,)")
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro {stage} (or fetch it: dvc pull)") from None
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise LookalikeError(
             f"{path} is not a readable .npy file ({error}); rebuild: dvc repro --force {stage}"
         ) from None
+    return array
 
 
 def _check_aligned(folder: Path, stage: str, **arrays: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import LookalikeError
-from lookalike.network import Embedding, Network
+from lookalike.network import Embedding, parse_embedding
 
 FILE = "journal.sqlite"
 OURS = 0x4C4B4A4E  # "LKJN", in the header of every file of ours
@@ -238,8 +238,10 @@ def _bound(file: sqlite3.Connection) -> Bound | None:
     if row is None or row[-1] != _checksum(row[:-1]):
         raise sqlite3.DatabaseError("what it belongs to is damaged")
     fingerprint, text, folded, first, last, _ = row
-    content = json.loads(text)
-    return Bound(fingerprint, Embedding(Network(**content.pop("network")), **content), folded, first, last)
+    try:
+        return Bound(fingerprint, parse_embedding(text), folded, first, last)
+    except (ValueError, TypeError):
+        raise sqlite3.DatabaseError("what it belongs to is damaged") from None
 
 
 def _events(file: sqlite3.Connection, bound: Bound, after: int) -> list[Event]:

@@ -6,9 +6,11 @@ weights. `network.xml` and `network.bin` are the same network for OpenVINO, from
 a `Network`.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
@@ -23,6 +25,7 @@ EMBEDDING_FILE = "embedding.json"
 ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Network:
     """What the other files hold."""
@@ -31,11 +34,12 @@ class Network:
     weights: str  # random, imagenet or file
     layer: str  # its output is pooled
     pooling: str  # avg, max or gem
-    dim: int  # D
+    dim: Annotated[int, Field(ge=1)]  # D
     parameters: int
     fingerprint: str  # SHA-256 over architecture, weights and pooling: whatever runs it, it is the same network
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Embedding:
     """How a collection's vectors came about, as far as a query must come about likewise.
@@ -44,7 +48,7 @@ class Embedding:
     """
 
     network: Network
-    image_size: int  # pixels
+    image_size: Annotated[int, Field(ge=1, le=1024)]  # pixels
     fit: str  # how a rectangle became a square
 
     def save(self, folder: Path) -> None:
@@ -52,16 +56,23 @@ class Embedding:
         write_json(folder / EMBEDDING_FILE, asdict(self))
 
 
+_NETWORK, _EMBEDDING = TypeAdapter(Network), TypeAdapter(Embedding)
+
+
 def load_embedding(folder: Path) -> Embedding:
     """Read it from a folder of features or of an index."""
     path = folder / EMBEDDING_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Embedding(Network(**content.pop("network")), **content)
+        return parse_embedding(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro index (or fetch it: dvc pull)") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except ValueError:
         raise LookalikeError(f"{path} does not describe an embedding; make it anew: dvc repro --force index") from None
+
+
+def parse_embedding(text: str) -> Embedding:
+    """Read an Embedding from JSON, every key and type as declared. Raises ValueError for any other."""
+    return _EMBEDDING.validate_json(text, strict=True)
 
 
 def check_same_network(wanted: Embedding, folder: Path) -> None:
@@ -79,10 +90,10 @@ def describe(folder: Path) -> Network:
     """Read what network a folder holds."""
     path = folder / DESCRIPTION_FILE
     try:
-        return Network(**json.loads(path.read_text(encoding="utf-8")))
+        return _NETWORK.validate_json(path.read_text(encoding="utf-8"), strict=True)
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro model") from None
-    except (ValueError, TypeError):
+    except ValueError:
         raise LookalikeError(f"{path} does not describe a network; make it anew: dvc repro --force model") from None
 
 

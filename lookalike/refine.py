@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
+from lookalike.collection import read_array
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss, matrix_products
 from lookalike.params import Section
@@ -179,13 +180,15 @@ class Refinement:
     def load(cls, folder: Path, settings: Settings) -> "Refinement":
         """Read the projection that `save` wrote."""
         try:
-            mean, components = (np.load(folder / name, allow_pickle=False) for name in ("mean.npy", "components.npy"))
-        except (OSError, ValueError, EOFError) as error:
+            mean, components = (read_array(folder / name) for name in ("mean.npy", "components.npy"))
+        except (OSError, ValueError) as error:
             raise LookalikeError(
                 f"{folder}: the refinement cannot be read ({error}); make it anew: dvc repro --force index (or fetch "
                 "it: dvc pull)"
             ) from None
-        if components.shape[:1] != mean.shape or components.shape[1:] != ((settings.pca,) if settings.pca else (0,)):
+        width = (settings.pca,) if settings.pca else (0,)
+        fits = components.shape[:1] == mean.shape and components.shape[1:] == width
+        if not fits or mean.dtype != np.float32 or components.dtype != np.float32:
             raise LookalikeError(f"{folder}: the projection is not the one that index.json describes; make both anew: "
                                  "dvc repro --force index")  # fmt: skip
         return cls(settings, mean, components)

@@ -195,5 +195,5 @@ def load_plan(folder: Path) -> Plan:
         return Plan.model_validate(json.loads(path.read_text(encoding="utf-8"))["plan"])
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro index (or fetch it: dvc pull)") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise LookalikeError(f"{path} does not describe an index; make it anew: dvc repro --force index") from None
