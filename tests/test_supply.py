@@ -71,3 +71,13 @@ def test_nothing_is_installed_without_its_hash() -> None:
     assert len(commands) >= 9
     for command in commands:
         assert "--require-hashes" in command or "--no-deps" in command, command
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    named_tests = re.findall(r"`(tests/\w+\.py)`", page)
+    assert len(named_tests) >= 8
+    for path in named_tests:
+        assert (ROOT / path).is_file(), path
+    for target in re.findall(r"^make (\w+)", page, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
