@@ -11,7 +11,8 @@ COMPILED = sorted(
     path for folder in (ROOT, ROOT / "docker", ROOT / "space") for path in folder.glob("requirements*.txt")
 )
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-NAME = re.compile(r"([A-Za-z][\w.-]*)(\[[\w,-]+\])?( ; .+)?")
+# A version that is too new for Python 3.11 may be named; the .in file says why.
+NAME = re.compile(r"([A-Za-z][\w.-]*)(\[[\w,-]+\])?(<[\d.]+)?( ; .+)?")
 
 
 def named(path: Path) -> str:
