@@ -1,7 +1,10 @@
 # make        set up and run the pipeline; ends with the figures, yours beside the committed ones
 # make serve  set up and serve the built collection on http://127.0.0.1:8000
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
-# make test   set up and run every check and test; does nothing if they passed on these very files
+# make check  set up and run the checks, and the tests that take no stage, server or browser: under 3 minutes on 2 cores
+# make test   set up and run every check and test; under 15 minutes; does nothing if they passed on these very files
+# make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
+# make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; hours, resumed too
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
 # make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
@@ -22,7 +25,17 @@ FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' '
 # A file that is added or deleted changes this name, so that what passed is what is here.
 TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
 
-.PHONY: all serve test browser report comment audit sbom image clean
+# The library's sources, and a file that says which branches of them each file of tests takes.
+SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py)
+COVERED := .venv/covered/doctests $(patsubst tests/%.py,.venv/covered/%,$(wildcard tests/test_*.py))
+
+define CHECKS
+$(RUN) ruff check .
+$(RUN) ruff format --check .
+$(RUN) mypy
+endef
+
+.PHONY: all serve test check coverage mutants browser report comment audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -37,6 +50,10 @@ serve: .venv/serve
 image:
 	$(PYTHON) docker/check.py
 
+check: .venv/pipeline .venv/dev
+	$(CHECKS)
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow"
+
 test: $(TESTED)
 	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"
 
@@ -46,11 +63,24 @@ browser:
 	    timeout 120 apt-get -qq update && timeout 300 apt-get -qq install --yes --no-install-recommends chromium; }
 
 $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) mypy
+	$(CHECKS)
 	$(RUN) pytest -n 2 --dist worksteal
 	@rm -f .venv/tested-* && touch $@
+
+coverage: $(COVERED)
+	$(BIN)/coverage combine --quiet --keep .venv/covered
+	$(BIN)/coverage report
+
+# One file of tests at a time, so that a run that is stopped goes on where it was.
+.venv/covered/%: tests/%.py tests/conftest.py $(SOURCES) | .venv/dev
+	@mkdir -p $(@D) && rm -f $(@D)/.coverage.$*.*
+	$(RUN) coverage run --data-file=$(@D)/.coverage.$* -m pytest -q $<
+	@touch $@
+
+.venv/covered/doctests: $(SOURCES) | .venv/dev
+	@mkdir -p $(@D) && rm -f $(@D)/.coverage.doctests.*
+	$(RUN) coverage run --data-file=$(@D)/.coverage.doctests -m pytest -q lookalike
+	@touch $@
 
 .venv/pipeline: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'

@@ -38,6 +38,8 @@ from lookalike.network import Embedding, Network
 from lookalike.pictures import Pictures
 from lookalike.runtimes import openvino
 
+pytestmark = pytest.mark.slow  # servers of their own
+
 PATHS = [f"{label}/digit_{number:04}.{'jpg' if number % 3 == 1 else 'png'}" for label in "34" for number in range(20)]
 FIRST = "3/digit_0003.png"
 SIZE, D = 32, 48

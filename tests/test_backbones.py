@@ -10,6 +10,8 @@ from lookalike import network as network_files
 from lookalike.errors import LookalikeError
 from lookalike.runtimes import tensorflow
 
+pytestmark = pytest.mark.slow  # TensorFlow builds networks
+
 NONE = Path("data/none")
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
 

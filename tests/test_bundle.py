@@ -46,6 +46,7 @@ def bundled(*more: str) -> Result:
     return run("bundle", "served", *more)
 
 
+@pytest.mark.slow
 def test_a_bundle_answers_without_the_project(built: Built, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     small_collection.coloured("green", 999).save(photo)

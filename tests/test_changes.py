@@ -290,6 +290,7 @@ class Changing(RuleBasedStateMachine):
         assert len(self.galleries[who].state) == len(self.model.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "storage", "count", "refined", "examples"),
     [
@@ -316,6 +317,7 @@ def test_every_search_agrees_with_a_plain_model(
     assert min(Machine.recall) == 1 if kind == "flat" else np.mean(Machine.recall) >= 0.9
 
 
+@pytest.mark.slow
 def test_codes_of_a_few_bytes_can_be_changed_too(tmp_path: Path, changes: Path) -> None:
     """An ivfpq keeps no vectors: hits are true to what its codes say, and to the very vectors of what was added."""
     built = build(tmp_path / "index", 10_000, "ivfpq", refined=UNEXPANDED, recall=0.05)
@@ -419,6 +421,7 @@ def test_that_a_rebuild_is_due_is_said_once(built: Built, changes: Path) -> None
     assert "changes since 60 images were indexed; a search gets slower" in told[0] and "dvc repro" in told[0]
 
 
+@pytest.mark.slow
 def test_adding_a_thousand_reads_each_once(built: Built, changes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, real = [], journal._events
     monkeypatch.setattr(journal, "_events", lambda *given: read.append(real(*given)) or read[-1])
@@ -455,6 +458,7 @@ def applied(images: dict[str, int], kind: str, path: str, number: int) -> dict[s
     return rest | {path: number} if kind == "add" else rest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processes")
 def test_what_was_acknowledged_survives_any_kill(built: Built, tmp_path: Path, cache_folder: Path) -> None:
     """SIGKILL at random moments: what was said to be done is there, and at most the one change that was under way."""
@@ -504,6 +508,7 @@ def test_what_was_acknowledged_survives_any_kill(built: Built, tmp_path: Path, c
     assert acknowledged > 100 and moments["in a transaction"] + moments["in a change"] >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["an add that is refused", "a remove that is refused", "a kill before the first commit"]
 )
@@ -531,6 +536,7 @@ def add_many(built: Built, changes: Path, cache: str, prefix: str, count: int) -
         add(gallery, f"{prefix}{number}.png", number, prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processes")
 def test_two_processes_change_at_once_and_a_third_sees_it_grow(built: Built, changes: Path, cache_folder: Path) -> None:
     writers = [
@@ -565,6 +571,7 @@ def add_if_new(built: Built, changes: Path, cache: str, pipe: Connection) -> Non
     pipe.send(added)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processes")
 def test_of_two_that_add_the_same_path_one_is_told(built: Built, changes: Path, cache_folder: Path) -> None:
     pipes = [CONTEXT.Pipe() for _ in range(2)]
@@ -582,6 +589,7 @@ def test_of_two_that_add_the_same_path_one_is_told(built: Built, changes: Path, 
     assert len(built.open(changes).journal.events()) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processes")
 def test_an_open_gallery_sees_the_change_of_another_process_at_once(
     built: Built, changes: Path, cache_folder: Path
@@ -618,6 +626,7 @@ def test_whoever_keeps_the_collection_locked_is_named(
     assert len(gallery.state) == 62
 
 
+@pytest.mark.slow
 def test_threads_search_while_one_adds(tmp_path: Path, changes: Path) -> None:
     built = build(tmp_path / "index", 300, "hnsw", "float16", UNEXPANDED)
     gallery, done = built.open(changes), threading.Event()
@@ -857,6 +866,7 @@ def test_an_event_that_is_missing_is_named(built: Built, changes: Path, number: 
         gallery.search(feature(0)[np.newaxis], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [0xFF, 0x01])
 def test_no_flipped_byte_gives_a_wrong_answer(built: Built, changes: Path, flip: int) -> None:
     path = some_changes(built, changes)
@@ -933,6 +943,7 @@ def run_read_only(built: Built, changes: Path, cache: Path, code: str) -> list[s
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_searched_and_not_changed(built: Built, changes: Path, cache_folder: Path) -> None:
     some_changes(built, changes)
     code = (
@@ -947,6 +958,7 @@ def test_a_read_only_folder_is_searched_and_not_changed(built: Built, changes: P
     assert len(built.open(changes).state) == 63
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_without_a_journal(built: Built, changes: Path, cache_folder: Path) -> None:
     changes.mkdir()
     code = (

@@ -31,6 +31,8 @@ from lookalike import cli, datasets
 from lookalike.datasets.folder import labels_of
 from lookalike.journal import Event, Journal
 
+pytestmark = pytest.mark.slow  # DVC, and a process a command
+
 PHOTOS = {"ant": 8, "bee": 8, "cat": 8, "": 1}
 COUNT = sum(PHOTOS.values())
 

@@ -26,6 +26,8 @@ from only_pinned import hook, normal, pins
 
 from lookalike.cli import app
 
+pytestmark = pytest.mark.slow  # servers with the pinned packages alone
+
 DOCKERFILES = [ROOT / "Dockerfile", ROOT / "space/Dockerfile"]
 SERVING = [ROOT / "docker/requirements.txt", ROOT / "space/requirements.txt"]
 PAGE = (ROOT / "docs/deploy.md").read_text()

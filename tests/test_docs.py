@@ -71,6 +71,7 @@ def test_every_stage_is_in_the_readme() -> None:
         assert f"| `{stage}` |" in README
 
 
+@pytest.mark.slow
 def test_commands_of_dvc_in_the_docs_exist() -> None:
     """Every `dvc ...` command and its flags, against DVC's own help."""
     commands = set()
@@ -101,6 +102,7 @@ def test_the_command_of_the_docs_is_understood(line: str) -> None:
     assert command.make_context(name, list(rest), resilient_parsing=False).params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", documented("python "))
 def test_the_script_of_the_docs_knows_its_options(line: str) -> None:
     """Those that measure take minutes; what their help says must be what the docs write."""

@@ -23,6 +23,8 @@ from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.errors import LookalikeError
 
+pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
+
 NONE = Path("data/none")
 RNG = np.random.default_rng(0)
 PIXELS = np.repeat(np.repeat(RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)  # 64 x 64

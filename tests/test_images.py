@@ -179,6 +179,7 @@ def test_shrinking_is_antialiased() -> None:
     assert np.abs(out - 127.5).max() < 12
 
 
+@pytest.mark.slow
 def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
     paths = []
     for seed in range(40):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # DVC and a kernel
+
 HERE = Path(__file__).resolve().parent
 NOTEBOOK = HERE.parent / "notebooks" / "image_recommendation.ipynb"
 PACKAGES = ("nbformat", "nbclient", "ipykernel")

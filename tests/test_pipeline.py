@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, Project, copy_project, picture
 
+pytestmark = pytest.mark.slow  # DVC
+
 STAGES = ["download", "preprocess", "model", "extract", "index", "evaluate", "benchmark"]
 
 

@@ -18,9 +18,12 @@ ARCHIVE = DATA / "caltech-101.zip"
 MOBILENET = DATA / "mobilenet_v2_notop_imagenet.weights.h5"
 RESNET = DATA / "resnet50_notop_standin.weights.h5"
 
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in (ARCHIVE, MOBILENET, RESNET)), reason=f"no real data in {DATA}"
-)
+pytestmark = [
+    pytest.mark.slow,  # thousands of photographs
+    pytest.mark.skipif(
+        not all(path.is_file() for path in (ARCHIVE, MOBILENET, RESNET)), reason=f"no real data in {DATA}"
+    ),
+]
 
 
 def test_caltech_photographs_are_found_by_imagenet_features(project: Project) -> None:

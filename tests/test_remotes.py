@@ -22,6 +22,8 @@ from bad_line import Line
 from conftest import Project, copy_project
 from import_graph import ROOT
 
+pytestmark = pytest.mark.slow  # DVC and servers
+
 PAGE = (ROOT / "docs/remotes.md").read_text()
 OUTPUTS = ("data/features", "data/index")
 BEGUN = 3_000_000  # bytes: features.npy, the largest file, has begun and is far from whole

@@ -175,6 +175,7 @@ def test_fusion_is_that_of_the_whole_collection(weight: float, k: int, seed: int
     assert len(set(found.rows.tolist())) == k
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{"kind": "hnsw", "neighbors": 16, "ef_construction": 100, "effort": 64},
                                   {"kind": "ivf", "lists": 8, "effort": 8}])  # fmt: skip
 def test_an_approximate_index_compares_every_image_that_shares_a_word(kind: dict[str, Any]) -> None:
@@ -337,6 +338,7 @@ def run_stage(folder: Path, params: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_tags_and_without_a_file_nothing_new(tmp_path: Path) -> None:
     source = tmp_path / "features"
     source.mkdir()
@@ -449,6 +451,7 @@ def test_a_mistake_at_the_command_is_a_line(built: Built, arguments: list[str], 
     assert done.exit_code == status and message in done.output and "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_a_search_by_words_imports_neither_scikit_learn_nor_openvino(own: Built) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "lookalike.cli", "search", "--text", "sea", *own.options]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
@@ -474,6 +477,7 @@ def client(own: Built) -> Iterator[httpx.Client]:
         process.terminate()
 
 
+@pytest.mark.slow
 def test_the_server_searches_by_words(own: Built, client: httpx.Client) -> None:
     found = client.post("/search", params={"text": "sea", "k": 2}).json()["hits"]
     assert [hit["path"] for hit in found] == ["blue/02.jpg", "blue/00.jpg"] and "visual" not in found[0]
@@ -505,6 +509,7 @@ def test_the_server_searches_by_words(own: Built, client: httpx.Client) -> None:
     assert client.post("/search").json()["type"] == problems.NO_PICTURE.type
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_words_where_there_are_any(
     own: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

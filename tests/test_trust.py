@@ -118,6 +118,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Hashed:
 # --- what was built --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_stage_writes_is_accepted_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     source, folder = tmp_path / "features", tmp_path / "index"
@@ -242,6 +243,7 @@ print(json.dumps({"refused": refused, "opened": opened, "hits": len(hits)}))
 """
 
 
+@pytest.mark.slow
 def test_one_process_outlives_every_changed_file(index: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -457,6 +459,7 @@ print(json.dumps(outcomes))
 """
 
 
+@pytest.mark.slow
 def test_hostile_bytes_behind_a_trace_that_vouches_for_them_are_refused_or_answered(index: Path) -> None:
     """Who can write both can make the search answer anything; but neither crash nor error message is a mystery."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -25,6 +25,8 @@ from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
 from lookalike.ui.launch import MAX_MEGABYTES, how
 
+pytestmark = pytest.mark.slow  # a server and a browser
+
 streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
 from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
 

@@ -85,6 +85,7 @@ def test_the_schemas_hold() -> None:
             assert (ROOT / folder.strip("/")).is_dir()
 
 
+@pytest.mark.slow
 def test_zizmor_finds_nothing() -> None:
     command = shutil.which("zizmor", path=str(Path(sys.executable).parent))
     if command is None:
@@ -97,6 +98,7 @@ def test_zizmor_finds_nothing() -> None:
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_shows_what_a_change_does(tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="vl-convert-python is not installed: pip install -r requirements-dev.txt")
     project = Project(tmp_path)
