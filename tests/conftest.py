@@ -22,6 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
 settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
+settings.register_profile("mutants", deadline=None, max_examples=12, derandomize=True, database=None)  # make mutants
 settings.load_profile("shared")
 
 
