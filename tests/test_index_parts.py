@@ -262,8 +262,8 @@ def test_what_cannot_be_asked() -> None:
         with exactly(f"k is {k}, but the index holds 9 images; choose 1 to 9"):
             base.check_queries(QUERIES, k, 9, 8)
     for queries in (QUERIES[:, :7], QUERIES[0], QUERIES[None]):
-        with exactly(f"queries are {queries.shape}, but the index holds vectors of 8 dimensions; they come from another "
-                     "network or refinement"):  # fmt: skip
+        with exactly(f"queries are {queries.shape}, but the index holds vectors of 8 dimensions; they come from "
+                     "another network or refinement"):  # fmt: skip
             base.check_queries(queries, 1, 9, 8)
     with exactly("a query is not finite, so it has no cosine with anything; embed the image again"):
         base.check_queries(np.where(QUERIES == QUERIES[3, 3], np.nan, QUERIES), 1, 9, 8)
