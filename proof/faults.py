@@ -1,6 +1,6 @@
 """Disturb every stage, run `dvc repro` after it, and compare every artifact with an undisturbed run's, bit for bit.
 
-    python proof/faults.py --kills 20 --jobs 2                       all of it: about 15 minutes of two idle cores
+    python proof/faults.py --kills 20 --jobs 2                       all of it: by estimate 25 minutes of processor time
     python proof/faults.py --fault kill --kills 4 --stage extract    four SIGKILLs of one stage
     python proof/faults.py --fault full-disk --fault read-only --json faults.json
 
