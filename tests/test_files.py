@@ -59,6 +59,9 @@ from lookalike import files, indexes, stage
 
 FLAT = indexes.Design(kind="flat", storage="float32")
 def vectors(path): indexes.build(np.eye(64, dtype=np.float32), FLAT).save(path)
+def few_vectors(path):  # so few that they reach the disk only when the file is closed
+    (path.parent / "rest").write_bytes(bytes(8192))
+    indexes.build(np.eye(10, dtype=np.float32), FLAT).save(path)
 def array(path): np.save(path, np.ones((64, 64)))
 def text(path): path.write_text("x" * 20_000)
 def weights(path):
@@ -81,7 +84,7 @@ stage.run("index", main)
 """
 
 
-@pytest.mark.parametrize("way", ["vectors", "array", "text", "weights", "network"])
+@pytest.mark.parametrize("way", ["vectors", "few_vectors", "array", "text", "weights", "network"])
 def test_a_full_disk_is_told_in_one_line_and_takes_nothing_away(tmp_path: Path, way: str) -> None:
     """Whatever library writes; each has its own way to say it."""
     script = tmp_path / "write.py"

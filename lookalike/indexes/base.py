@@ -117,7 +117,8 @@ class Index:
         """Write the FAISS file; the effort is in it, for whoever opens it with FAISS alone."""
         self._note_effort()
         try:
-            faiss.write_index(self.raw, str(path))
+            with path.open("wb") as file:  # FAISS's own writer does not fail where the disk fills as it closes the file
+                faiss.write_index(self.raw, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-200:]
             raise OSError(f"{path} cannot be written ({reason}); make room, and run again") from None
