@@ -1,4 +1,6 @@
-"""Convolutional networks of keras.applications as image embedders: by name, cut at any layer, pooled to one vector.
+"""Networks by name as image embedders: cut at a layer, pooled to one vector, saved, loaded.
+
+Convolutional networks are keras.applications', vision transformers KerasHub's (transformers.py).
 
 Saving keeps the architecture too, because a builder need not make the same one twice: EfficientNetB0 to B7 have a layer
 more with ImageNet weights.
@@ -17,26 +19,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lookalike import transformers
 from lookalike.errors import LookalikeError, closest
 from lookalike.files import write_json
 from lookalike.network import (
     ARCHITECTURE_FILE,
     DESCRIPTION_FILE,
-    ONLY_SIZE,
     OPENVINO_FILE,
     WEIGHTS_FILE,
     Network,
     check_size,
     describe,
+    only_size,
 )
 from lookalike.tf import keras
+from lookalike.towers import TOWERS
 
+POOLINGS = ("avg", "max", "gem")  # of a convolutional network
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, section 3.2
 
 
 def names() -> list[str]:
-    """Every backbone of keras.applications that has a preprocess function, sorted."""
-    return sorted(_registry())
+    """Every backbone: of keras.applications, sorted, those that have a preprocess function; then the transformers."""
+    return sorted(_registry()) + list(TOWERS)
 
 
 def _registry() -> dict[str, tuple[Callable[..., keras.Model], ModuleType]]:
@@ -54,16 +59,24 @@ def _registry() -> dict[str, tuple[Callable[..., keras.Model], ModuleType]]:
     return registry
 
 
-def create(backbone: str, weights: str, file: Path, layer: str, seed: int) -> keras.Model:
+def create(backbone: str, weights: str, file: Path, layer: str, seed: int, pooling: str = "avg") -> keras.Model:
     """Build a backbone without its classifier, give it weights, cut it behind `layer` ("" for the last feature map).
 
-    weights  "random": drawn with `seed`; "imagenet": downloaded and verified by Keras; "file": read from `file`.
+    weights  "random": drawn with `seed`; "imagenet" or, of a transformer, "preset": downloaded and verified by Keras or
+             KerasHub; "file": read from `file`.
+    pooling  what `save` will be given; "head" keeps a transformer's own.
 
-    Raises LookalikeError for an unknown name or layer, weights that do not fit, or a download that fails.
+    Raises LookalikeError for an unknown name, layer or pooling, weights that do not fit, or a download that fails.
     """
     _check_name(backbone)
+    _check_choices(backbone, weights, pooling)
     keras.backend.clear_session()  # or layer names would count on from an earlier network
     keras.utils.set_random_seed(seed)
+    if backbone in TOWERS:
+        whole = transformers.from_preset(backbone) if weights == "preset" else transformers.build(backbone)
+        if weights == "file":
+            _load_weights(whole, file, backbone)
+        return transformers.cut(whole, backbone, layer, pooling)
     if weights == "file" and re.fullmatch(r"EfficientNetB\d", backbone):
         raise LookalikeError(
             f"model.weights is file, but Keras builds {backbone} with a layer more for its own ImageNet weights, and a "
@@ -95,7 +108,7 @@ def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: 
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
-        converted = ov.convert_model(_embedder(model, network, ONLY_SIZE.get(backbone)))
+        converted = ov.convert_model(_embedder(model, network, only_size(backbone)))
     save_openvino(converted, folder / OPENVINO_FILE)
     write_json(folder / DESCRIPTION_FILE, asdict(network))
     return network
@@ -120,6 +133,8 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     _check_name(network.backbone)
     check_size(network, image_size)
     keras.backend.clear_session()
+    if network.backbone in TOWERS:
+        transformers.library()  # Keras finds the layers it names only then
     try:
         architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
     except ValueError:
@@ -133,18 +148,25 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     return _embedder(cut, network, image_size)
 
 
+def preprocess(pixels: Any, backbone: str) -> Any:
+    """A backbone's own normalisation of pixel values: uint8 (B, S, S, 3) -> float32, same shape."""
+    values = keras.ops.cast(pixels, "float32")
+    if backbone in TOWERS:
+        return transformers.normalise(values, backbone)
+    return _registry()[backbone][1].preprocess_input(values)
+
+
 def _embedder(cut: keras.Model, network: Network, image_size: int | None) -> keras.Model:
     """Put normalisation before a feature network and pooling behind it; `image_size` None leaves the size open."""
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
-    preprocess = _registry()[network.backbone][1].preprocess_input
     try:
-        feature_map = cut(preprocess(keras.ops.cast(inputs, "float32")), training=False)  # (B, H, W, D)
+        features = cut(preprocess(inputs, network.backbone), training=False)
     except ValueError as error:  # nothing is left of so small a picture before the last layer
         raise LookalikeError(
             f"{network.backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())[:200]}; "
             "choose a larger size, or an earlier model.layer"
         ) from None
-    return keras.Model(inputs, _pool(keras.ops.cast(feature_map, "float32"), network.pooling))
+    return keras.Model(inputs, pool(keras.ops.cast(features, "float32"), network.pooling, network.backbone))
 
 
 def _set_policy(node: Any, policy: str) -> None:
@@ -159,23 +181,47 @@ def _set_policy(node: Any, policy: str) -> None:
             _set_policy(value, policy)
 
 
-def _pool(feature_map: Any, pooling: str) -> Any:
-    axes = (1, 2)  # (B, H, W, D) -> (B, D)
+def pool(features: Any, pooling: str, backbone: str) -> Any:
+    """Make one vector of what a network puts out.
+
+    features  float32, a feature map (B, H, W, D), or of a transformer tokens (B, T, D), or (B, D) from its own head.
+    """
+    if pooling == "head":
+        return features
+    if pooling == "cls":
+        return features[:, 0]
+    if backbone in TOWERS:
+        features = features[:, TOWERS[backbone].special_tokens :]
+    axes = tuple(range(1, len(features.shape) - 1))  # (B, H, W, D) or (B, T, D) -> (B, D)
     if pooling == "max":
-        return keras.ops.max(feature_map, axis=axes)
+        return keras.ops.max(features, axis=axes)
     if pooling == "gem":
-        powers = keras.ops.power(keras.ops.maximum(feature_map, 1e-6), GEM_POWER)
+        powers = keras.ops.power(keras.ops.maximum(features, 1e-6), GEM_POWER)
         return keras.ops.power(keras.ops.mean(powers, axis=axes), 1 / GEM_POWER)
-    return keras.ops.mean(feature_map, axis=axes)
+    return keras.ops.mean(features, axis=axes)
 
 
 def _check_name(backbone: str) -> None:
-    if backbone not in _registry():
+    if backbone not in TOWERS and backbone not in _registry():
         raise LookalikeError(f"model.backbone is {backbone!r}; {closest(backbone, names())}")
 
 
+def _check_choices(backbone: str, weights: str, pooling: str) -> None:
+    if backbone in TOWERS:
+        transformers.check_pooling(backbone, pooling)
+    elif pooling not in POOLINGS:
+        raise LookalikeError(
+            f"model.pooling is {pooling!r}, which {backbone} has not; set it to one of {', '.join(POOLINGS)}"
+        )
+    other, right = ("imagenet", "preset") if backbone in TOWERS else ("preset", "imagenet")
+    if weights == other:
+        raise LookalikeError(
+            f"model.weights is {weights!r}, but of {backbone} downloads are called {right}; set it to that"
+        )
+
+
 def _build(backbone: str, weights: str | None) -> keras.Model:
-    size = ONLY_SIZE.get(backbone)
+    size = only_size(backbone)
     return _registry()[backbone][0](include_top=False, weights=weights, input_shape=(size, size, 3))
 
 

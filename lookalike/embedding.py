@@ -48,7 +48,7 @@ class Extractor:
             pooling=network.pooling,
             network=_digest([folder / name for name in (*self._run.NETWORK_FILES, DESCRIPTION_FILE)]),
             image_size=image_size,
-            runtime=self._run.version(precision),
+            runtime=self._run.version(precision, network.backbone),
             precision=precision,
             batch_size=batch_size,
             calibration=file_digest(calibration) if precision == "int8" and calibration.is_file() else "",

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
+from lookalike.towers import TOWERS
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -21,8 +22,7 @@ OPENVINO_FILE = "network.xml"
 OPENVINO_WEIGHTS_FILE = "network.bin"
 DESCRIPTION_FILE = "model.json"
 EMBEDDING_FILE = "embedding.json"
-# NASNet's graph is made for one size of picture; every other network takes any.
-ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
+NASNET_SIZES = {"NASNetLarge": 331, "NASNetMobile": 224}  # its graph is made for one size of picture
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -30,10 +30,10 @@ ONLY_SIZE = {"NASNetLarge": 331, "NASNetMobile": 224}
 class Network:
     """What the other files hold."""
 
-    backbone: str  # its name in keras.applications
-    weights: str  # random, imagenet or file
+    backbone: str  # its name in keras.applications or, of a vision transformer, in KerasHub
+    weights: str  # random, imagenet, preset or file
     layer: str  # its output is pooled
-    pooling: str  # avg, max or gem
+    pooling: str  # avg, max or gem; of a vision transformer also cls or head
     dim: Annotated[int, Field(ge=1)]  # D
     parameters: int
     fingerprint: str  # SHA-256 over architecture, weights and pooling: whatever runs it, it is the same network
@@ -97,10 +97,16 @@ def describe(folder: Path) -> Network:
         raise LookalikeError(f"{path} does not describe a network; make it anew: dvc repro --force model") from None
 
 
+def only_size(backbone: str) -> int | None:
+    """Pixels a side of the pictures that a backbone takes; None if it takes any."""
+    return TOWERS[backbone].image_size if backbone in TOWERS else NASNET_SIZES.get(backbone)
+
+
 def check_size(network: Network, image_size: int) -> None:
     """Raise LookalikeError if the network does not take pictures of that many pixels a side."""
-    only = ONLY_SIZE.get(network.backbone, image_size)
-    if image_size != only:
+    only = only_size(network.backbone)
+    if only and image_size != only:
         raise LookalikeError(
-            f"{network.backbone} takes pictures of {only} pixels a side only, but preprocess.image_size is {image_size}"
+            f"{network.backbone} takes pictures of {only} pixels a side only, but preprocess.image_size is "
+            f"{image_size}; set preprocess.image_size={only}, or choose another model.backbone"
         )

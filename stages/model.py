@@ -27,10 +27,10 @@ class Settings(params.Section):
     """Section `model` of params.yaml."""
 
     backbone: str
-    weights: Literal["random", "imagenet", "file"]
+    weights: Literal["random", "imagenet", "preset", "file"]
     file: str
     layer: str
-    pooling: Literal["avg", "max", "gem"]
+    pooling: Literal["avg", "max", "gem", "cls", "head"]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -43,7 +43,8 @@ def main() -> None:
 
     from lookalike import backbones  # TensorFlow: seconds that --help and a mistake in params need not wait
 
-    model = backbones.create(settings.backbone, settings.weights, Path(settings.file), settings.layer, settings.seed)
+    file = Path(settings.file)
+    model = backbones.create(settings.backbone, settings.weights, file, settings.layer, settings.seed, settings.pooling)
     with new_folder(args.model) as folder:
         description = backbones.save(model, settings.backbone, settings.weights, settings.pooling, folder)
     sha256 = file_digest(args.model / network.WEIGHTS_FILE)

@@ -36,16 +36,16 @@ class Runtime(Protocol):
         Raises LookalikeError for a precision that the runtime or the machine lacks.
         """
 
-    def version(self, precision: Precision) -> str:
+    def version(self, precision: Precision, backbone: str) -> str:
         """Names and versions of the libraries that compute; raises LookalikeError if one is not installed."""
 
     def device(self) -> str:
         """What computes, as far as the result's bits depend on it."""
 
 
-def installed(package: str) -> str:
-    """Name and version of a Python package; raises LookalikeError if it is not installed."""
+def installed(package: str, requirements: str = "requirements.txt") -> str:
+    """Name and version of a Python package; raises LookalikeError, naming its requirements, if it is not installed."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        raise LookalikeError(f"{package} is not installed: pip install -r requirements.txt") from None
+        raise LookalikeError(f"{package} is not installed: pip install -r {requirements}") from None

@@ -66,7 +66,7 @@ def able() -> list[str]:
     return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def version(precision: Precision) -> str:
+def version(precision: Precision, backbone: str) -> str:
     """OpenVINO, and for int8 NNCF, which quantises."""
     packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     return ", ".join(map(installed, packages))

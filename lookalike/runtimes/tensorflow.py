@@ -14,9 +14,12 @@ from lookalike.errors import LookalikeError
 from lookalike.network import ARCHITECTURE_FILE, WEIGHTS_FILE
 from lookalike.params import UNUSED
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
+from lookalike.towers import TOWERS
 
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
-CODE: tuple[str, ...] = ("runtimes/tensorflow.py", "backbones.py", "tf.py", "embedding.py")
+CODE: tuple[str, ...] = (
+    "runtimes/tensorflow.py", "backbones.py", "towers.py", "transformers.py", "tf.py", "embedding.py",
+)  # fmt: skip
 
 
 def load(
@@ -69,9 +72,10 @@ def _cuda() -> list[str]:
     return found
 
 
-def version(precision: Precision) -> str:
-    """TensorFlow, Keras, and on a GPU the libraries that a kernel comes from."""
-    return ", ".join([installed("tensorflow"), installed("keras"), *_cuda()])
+def version(precision: Precision, backbone: str) -> str:
+    """TensorFlow, Keras, KerasHub if the backbone is its, and on a GPU the libraries that a kernel comes from."""
+    hub = [installed("keras-hub", "requirements-vit.txt")] if backbone in TOWERS else []
+    return ", ".join([installed("tensorflow"), installed("keras"), *hub, *_cuda()])
 
 
 def device() -> str:
