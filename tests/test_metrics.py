@@ -30,6 +30,30 @@ def test_by_hand() -> None:
     assert curve == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3 / 5, 0])
 
 
+def test_many_lists_at_once_by_hand() -> None:
+    """Three lists, of R = 2, 3 and 1: every figure is float64, one of each list."""
+    relevant = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=bool)
+    total = np.array([2, 3, 1])
+    gain = 1 / np.log2(3)  # of a hit at rank 2
+    for figure, expected in (
+        (metrics.precision_at_k(relevant, 2), [1 / 2, 1 / 2, 0]),
+        (metrics.recall_at_k(relevant, total, 3), [1, 2 / 3, 0]),
+        (metrics.hit_at_k(relevant, 1), [1, 0, 0]),
+        (metrics.average_precision(relevant, total), [(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 3, 0]),
+        (metrics.average_precision_at_k(relevant, total, 2), [1 / 2, 1 / 4, 0]),
+        (metrics.average_precision_at_k(relevant, total, 4), [(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 3, 0]),
+        (metrics.r_precision(relevant, total), [1 / 2, 2 / 3, 0]),
+        (metrics.average_precision_at_r(relevant, total), [1 / 2, (1 / 2 + 2 / 3) / 3, 0]),
+        (metrics.ndcg_at_k(relevant, total, 2), [1 / (1 + gain), gain / (1 + gain), 0]),
+        (metrics.ndcg_at_k(relevant, total, 4), [1.5 / (1 + gain), (gain + 0.5) / (1.5 + gain), 0]),
+        (metrics.reciprocal_rank(relevant), [1, 1 / 2, 0]),
+    ):
+        assert figure.dtype == np.float64
+        assert figure.tolist() == pytest.approx(expected)
+    curves = metrics.interpolated_precision(relevant, total, np.array([0, 1 / 3, 0.5, 1]))
+    assert curves.ravel().tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3, 2 / 3, 2 / 3, 0, 0, 0, 0, 0])
+
+
 def test_precision_keeps_its_denominator_when_few_are_relevant() -> None:
     assert metrics.precision_at_k(np.array([True, False, False, False]), 4) == 0.25
 

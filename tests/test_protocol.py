@@ -1,6 +1,7 @@
 """The split is fair, stable, and never has the same picture on both sides."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,125 @@ def test_a_list_and_its_kind_go_together(tmp_path: Path) -> None:
         split(*arrays(*distinct(a=2)), settings(queries=tmp_path / "q.txt"))
     with pytest.raises(LookalikeError, match=r"protocol\.kind is lists, but protocol\.queries names no file"):
         split(*arrays(*distinct(a=2)), lists())
+
+
+# --- to the letter --------------------------------------------------------------------------------------------------
+
+
+def exactly(message: str):
+    return pytest.raises(LookalikeError, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize("singles, names", [("cdefg", "c, d, e, f, g"), ("cdefgh", "c, d, e, f, g, ...")])
+def test_a_holdout_counts_what_it_does_not_ask_for(singles: str, names: str) -> None:
+    images = [("a", "same"), ("b", "same"), ("a", "twin"), ("a", "twin"), ("", "x"), *distinct(a=4, b=2)]
+    result = split(*arrays(*images, *((single, single) for single in singles)), settings())
+    assert result.notes == (
+        "2 images are byte-identical to one with another label: gallery only",
+        "2 images are byte-identical to another of their class: drawn together",
+        "1 images have no label: gallery only, relevant to no query",
+        f"{len(singles)} classes have one image, which cannot be a query: {names}",
+    )
+    assert (result.exclude.shape, result.exclude.dtype) == ((len(result.queries), 0), np.int64)
+    assert result.unmeasurable == ""
+    assert split(*arrays(("", "x"), ("", "x"), ("", "y")), settings()).notes == (
+        "2 images are byte-identical to another of their class: drawn together",
+    )
+
+
+@given(st.integers(2, 40), st.integers(0, 9), st.sampled_from([0.1, 0.25, 0.5, 0.9]))
+def test_a_holdout_draws_the_smallest_hashes(count: int, seed: int, fraction: float) -> None:
+    paths, labels, hashes = arrays(*distinct(a=count, b=3))
+    drawn = split(paths, labels, hashes, settings(seed, fraction)).queries
+    order = sorted(range(count), key=lambda row: hashlib.sha256(f"{seed}:{hashes[row]}".encode()).hexdigest())
+    wanted = min(max(int(count * fraction + 0.5), 1), count - 1)
+    assert [row for row in drawn if row < count] == sorted(order[:wanted])
+
+
+def test_copies_that_are_too_many_are_passed_over() -> None:
+    """Of five, three of them equal, one is wanted, or two, but never a part of the three; or all three."""
+    images = arrays(("a", "same"), ("a", "same"), ("a", "same"), ("a", "x"), ("a", "y"))
+    for seed in range(8):
+        for fraction, possible in ((0.2, {1}), (0.4, {2}), (0.6, {3, 2}), (0.8, {4, 3, 2})):
+            drawn = split(*images, settings(seed, fraction)).queries.tolist()
+            assert len(drawn) in possible
+            assert len({0, 1, 2} & set(drawn)) in (0, 3)
+
+
+def test_leave_one_out_to_the_letter() -> None:
+    # Its first image is alone in its class, the next three are one picture, and the last but one has no label.
+    images = [("b", "x"), ("a", "same"), ("a", "same"), ("c", "same"), ("a", "y"), ("", "z"), ("c", "w")]
+    result = split(*arrays(*images), settings(kind="leave-one-out"))
+    assert result.queries.tolist() == [1, 2, 3, 4, 6]
+    assert result.gallery.tolist() == list(range(7))
+    assert result.exclude.dtype == np.int64
+    assert result.exclude.tolist() == [[1, 2, 3], [1, 2, 3], [1, 2, 3], [4, -1, -1], [6, -1, -1]]
+    assert result.notes == (
+        "1 images have no label: gallery only, relevant to no query",
+        "3 images have byte-identical copies in the gallery: left out of their rankings",
+        "1 images have no other image of their class to find: not queries",
+    )
+    assert result.visible == 4
+    assert (
+        split(*arrays(("", "x"), ("", "y")), settings(kind="leave-one-out")).unmeasurable == "the images have no labels"
+    )
+
+
+def test_lists_to_the_letter(tmp_path: Path) -> None:
+    queries = tmp_path / "q.txt"
+    queries.write_text("\ufeff00003.png\n 00000.png \n00003.png\n00004.png\n00005.png\n", encoding="utf-8")
+    data = arrays(("a", "x"), ("a", "x"), ("a", "y"), ("b", "z"), ("", "w"), ("c", "v"), ("b", "u"), ("b", "z"))
+    result = split(*data, lists(queries=queries))
+    assert (result.queries.tolist(), result.gallery.tolist()) == ([0, 3], [2, 6])
+    assert result.exclude.shape == (2, 0)
+    assert result.notes == (
+        "2 images are byte-identical to a listed query: left out of the gallery",
+        "1 images listed as queries have no label: left out",
+        "1 images have no other image of their class to find: not queries",
+    )
+
+
+def test_mistakes_in_lists_to_the_letter(tmp_path: Path) -> None:
+    data, queries, gallery = arrays(*distinct(a=3)), tmp_path / "q.csv", tmp_path / "g.txt"
+    with exactly(f"protocol.gallery is {gallery}, but protocol.kind is leave-one-out; set it to lists"):
+        split(*data, settings(kind="leave-one-out", gallery=gallery))
+    with exactly("protocol.kind is lists, but protocol.queries names no file; set it to a list of paths"):
+        split(*data, lists())
+    queries.write_text("label,path\na\nb,00001.png\n")
+    with exactly(f"protocol.queries {queries}: 1 of 2 paths are not in the collection, the first ''; paths are as in "
+                 "image_paths.npy"):  # fmt: skip
+        split(*data, lists(queries=queries))
+    queries.write_text("path,label\n00001.png,a\n00002.png\n")
+    gallery.write_text("00000.png\n00002.png\n")
+    with exactly("1 paths are in protocol.queries and in protocol.gallery, the first '00002.png'; a query must not be "
+                 "in its own gallery"):  # fmt: skip
+        split(*data, lists(queries=queries, gallery=gallery))
+    gallery.write_text("\n")
+    with exactly(f"protocol.gallery {gallery} names no image"):
+        split(*data, lists(queries=queries, gallery=gallery))
+    gallery.write_bytes(b"\xff\n")
+    with pytest.raises(LookalikeError, match=rf"^protocol\.gallery {re.escape(str(gallery))} cannot be read: .*decode"):
+        split(*data, lists(queries=queries, gallery=gallery))
+    queries.write_text("00000.png\n00001.png\n00002.png\n")
+    with exactly(f"protocol.queries {queries}: none of its images has another of its class in the gallery, so nothing "
+                 "can be measured"):  # fmt: skip
+        split(*data, lists(queries=queries))
+
+
+def test_what_is_unfair_to_the_letter() -> None:
+    plain = split(*arrays(*distinct(a=10)), settings())
+    hiding = split(*arrays(*distinct(a=10)), settings(kind="leave-one-out"))
+    assert (plain.visible, hiding.visible) == (8, 9)
+    protocol.check_fair(plain, [1, 8], ["pca", "augment"])
+    protocol.check_fair(hiding, [9], [])
+    protocol.check_fair(split(*arrays(*distinct(**{"": 5})), settings()), [99], [])  # nothing is measured
+    with exactly("evaluate.k has 9, but the gallery has 8 images; lower it"):
+        protocol.check_fair(plain, [9, 1], [])
+    first_alone = protocol.Split(np.array([0]), np.arange(3), np.array([[0]]), "", ())
+    for result in (hiding, first_alone):
+        with exactly(
+            "with protocol.kind leave-one-out each query is part of the gallery that index.refine.pca and "
+            "index.refine.augment would be fitted on, and would shape what it is measured against; set them to 0, or "
+            "protocol.kind to holdout"
+        ):
+            protocol.check_fair(result, [1], ["pca", "augment"])
