@@ -11,8 +11,8 @@ from graphlib import TopologicalSorter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import confined
 import pytest
-import sandbox
 import yaml
 from conftest import copy_project
 from import_graph import ROOT, named_files, named_imports, project_files, sections_read
@@ -129,14 +129,14 @@ def out_of_place(home: frozenset[str], allowed: set[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sandbox.Ran]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, confined.Ran]:
     """Every stage of the default pipeline in a sandbox of its own, fed with what those before it wrote."""
     base = tmp_path_factory.mktemp("sandbox")
     source = copy_project(base / "source")
     small(source)
     result = {}
     for name in DEFAULT:
-        result[name] = sandbox.run(STAGES[name], source.folder, base / name)
+        result[name] = confined.run(STAGES[name], source.folder, base / name)
         for out in STAGES[name].outs & frozenset().union(*(STAGES[other].deps for other in DEFAULT)):
             made, target = base / name / "project" / out, source.folder / out
             if made.is_dir():
@@ -148,7 +148,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sandbox.Ran]:
 
 
 @pytest.mark.parametrize("name", DEFAULT)
-def test_a_stage_runs_with_what_it_declares_and_writes_its_outs(ran: dict[str, sandbox.Ran], name: str) -> None:
+def test_a_stage_runs_with_what_it_declares_and_writes_its_outs(ran: dict[str, confined.Ran], name: str) -> None:
     """Cut off the network as well, all of them: by default not even download and model need it."""
     done, stage = ran[name], STAGES[name]
     assert done.status == 0, done.stderr
@@ -191,7 +191,7 @@ def test_the_sandbox_sees_what_is_done_behind_its_back(tmp_path: Path) -> None:
     )
     stage = Stage("sly", "", "dvc.yaml", ".", "python sly.py", frozenset(["declared", "sly.py"]),
                           frozenset(["mine"]), frozenset(["out", "never"]))  # fmt: skip
-    done = sandbox.run(stage, source, tmp_path / "base")
+    done = confined.run(stage, source, tmp_path / "base")
     assert done.status == 0, done.stderr
     assert done.undeclared(stage) == {"folder/", "folder/more", "declared"}
     assert done.missing(stage) == {"never"}
@@ -205,13 +205,13 @@ def test_the_sandbox_sees_what_is_done_behind_its_back(tmp_path: Path) -> None:
 def test_a_section_that_is_not_declared_stops_a_stage(tmp_path: Path) -> None:
     stage = STAGES["download"]
     blind = Stage(**{**stage.__dict__, "sections": frozenset(["model"])})
-    done = sandbox.run(blind, ROOT, tmp_path / "blind")
+    done = confined.run(blind, ROOT, tmp_path / "blind")
     assert done.status == 1 and "section 'download' is missing" in done.stderr
 
 
 def test_the_namespace_has_no_network(tmp_path: Path) -> None:
     """Not even the machine's own, where a server listens; so what does not ask Python is cut off as well."""
-    prefix = sandbox.network_prefix()
+    prefix = confined.network_prefix()
     if not prefix:
         pytest.skip("this machine allows no network namespace (unshare --net); the audit hook alone stood guard")
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:

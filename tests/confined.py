@@ -120,6 +120,7 @@ def run(stage: Stage, source: Path, base: Path) -> Ran:
     environment = kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(hook), "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # as in conftest.py
     }  # fmt: skip
     before = tree(project)
     done = subprocess.run(
