@@ -5,6 +5,7 @@
 # make test   set up and run every check and test; under 15 minutes; does nothing if they passed on these very files
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
 # make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; hours, resumed too
+# make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
 # make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
@@ -35,7 +36,7 @@ $(RUN) ruff format --check .
 $(RUN) mypy
 endef
 
-.PHONY: all serve test check coverage mutants browser report comment audit sbom image clean
+.PHONY: all serve test check coverage mutants reproduce browser report comment audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -53,6 +54,9 @@ image:
 check: .venv/pipeline .venv/dev
 	$(CHECKS)
 	$(RUN) pytest -n 2 --dist worksteal -m "not slow"
+
+reproduce: .venv/pipeline
+	$(RUN) python proof/reproduce.py
 
 test: $(TESTED)
 	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"

@@ -43,6 +43,7 @@ class Project:
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "LOOKALIKE_CACHE": str(folder / ".git" / "cache"),
             "DVC_NO_ANALYTICS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",  # else threads of t-SNE that wait keep other processes waiting
             "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
         }  # fmt: skip

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, Project, copy_project, picture
 
+from proof import reproduce
+
 pytestmark = pytest.mark.slow  # DVC
 
 STAGES = ["download", "preprocess", "model", "extract", "index", "evaluate", "benchmark"]
@@ -33,15 +35,6 @@ RAW = {"index__refine__pca": 0, "index__refine__whiten": 0, "index__refine__augm
 
 def metrics(project: Project) -> dict:
     return json.loads((project.folder / "metrics/metrics.json").read_text())
-
-
-def hashes(project: Project) -> dict[str, str]:
-    """What dvc.lock says of every output, timings left out."""
-    import yaml
-
-    stages = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
-    outs = [out for stage in stages.values() for out in stage["outs"]]
-    return {out["path"]: out["md5"] for out in outs if not re.search("latency|operating_curve", out["path"])}
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +83,25 @@ def test_a_second_run_does_nothing(clone: Project) -> None:
     assert clone.repro() == []
 
 
-@pytest.mark.parametrize(
-    ("change", "stages"),
-    [
-        ({"evaluate__k": [1, 3]}, ["evaluate"]),
-        ({"benchmark__queries": 3}, ["benchmark"]),
-        ({"protocol__seed": 1}, ["evaluate", "benchmark"]),
-        ({"index__kind": "hnsw"}, ["index", "evaluate", "benchmark"]),
-        ({"index__hnsw__neighbors": 8}, ["index"]),  # so few images are compared one by one: the same index
-        ({"index__refine__power": 1}, ["index", "evaluate", "benchmark"]),
-        ({"evaluate__memory": 16}, ["evaluate"]),
-        ({"extract__batch_size": 16}, ["extract"]),  # the same features: what follows is not touched
-        ({"extract__min_cosine": 0.5}, ["extract"]),  # likewise
-        ({"extract__runtime": "openvino"}, ["extract", "index", "evaluate", "benchmark"]),
-        ({"model__seed": 1}, ["model", "extract", "index", "evaluate", "benchmark"]),
-        ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
-        ({"preprocess__image_size": 40}, ["preprocess", "extract", "index", "evaluate", "benchmark"]),
-    ],
-)
+# What changing one key makes DVC run again; tests/test_effects.py compares docs/params.md with it.
+RE_RUN = [
+    ({"evaluate__k": [1, 3]}, ["evaluate"]),
+    ({"benchmark__queries": 3}, ["benchmark"]),
+    ({"protocol__seed": 1}, ["evaluate", "benchmark"]),
+    ({"index__kind": "hnsw"}, ["index", "evaluate", "benchmark"]),
+    ({"index__hnsw__neighbors": 8}, ["index"]),  # so few images are compared one by one: the same index
+    ({"index__refine__power": 1}, ["index", "evaluate", "benchmark"]),
+    ({"evaluate__memory": 16}, ["evaluate"]),
+    ({"extract__batch_size": 16}, ["extract"]),  # the same features: what follows is not touched
+    ({"extract__min_cosine": 0.5}, ["extract"]),  # likewise
+    ({"extract__runtime": "openvino"}, ["extract", "index", "evaluate", "benchmark"]),
+    ({"model__seed": 1}, ["model", "extract", "index", "evaluate", "benchmark"]),
+    ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
+    ({"preprocess__image_size": 40}, ["preprocess", "extract", "index", "evaluate", "benchmark"]),
+]
+
+
+@pytest.mark.parametrize(("change", "stages"), RE_RUN)
 def test_a_changed_param_re_runs_what_it_touches(clone: Project, change: dict, stages: list[str]) -> None:
     clone.set(**change)
     ran = clone.repro()
@@ -115,9 +109,13 @@ def test_a_changed_param_re_runs_what_it_touches(clone: Project, change: dict, s
     assert clone.repro() == []
 
 
-def test_a_change_shows_in_metrics_and_plots_diff(clone: Project) -> None:
+def test_a_change_shows_in_metrics_and_plots_diff(built: Project, clone: Project) -> None:
     clone.set(model__seed=1)
     clone.repro()
+    told = reproduce.report(reproduce.compare(built.folder, clone.folder)).splitlines()
+    assert told[0] == "  model: dvc.lock: other settings (params.yaml)"
+    assert any("extract: data/features: features.npy differs: " in line for line in told)
+    assert told[-1].startswith("Look first at model")
     diff = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
     assert {"old", "new", "diff"} <= set(diff["metrics/metrics.json"]["mAP"])
     page = clone.run("dvc", "plots", "diff", "--out", "page").stdout
@@ -161,12 +159,10 @@ def test_pull_fetches_features_and_repro_skips_extract(built: Project, tmp_path:
     assert (other.folder / "hits.png").is_file() and (other.folder / "served/index/index.faiss").is_file()
 
 
-def test_two_runs_from_scratch_agree(built: Project, tmp_path: Path) -> None:
-    (tmp_path / "again").mkdir()
-    again = copy_project(tmp_path / "again" / "project")
-    small(again)
-    again.repro()
-    assert hashes(again) == hashes(built)
+def test_a_clean_clone_without_caches_gives_the_committed_bytes(built: Project) -> None:
+    """The command of `make reproduce`, with the one run that what is committed is compared with."""
+    done = built.run("python", "proof/reproduce.py", "--runs", "1")
+    assert "committed: the same, bit for bit" in done.stdout
 
 
 def test_an_experiment_names_its_figures(clone: Project) -> None:
