@@ -215,6 +215,7 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
     nearest = np.argsort(-cosines, axis=1, kind="stable")  # each is its own nearest
     near = np.zeros(cosines.shape, dtype=bool)
     np.put_along_axis(near, nearest[:, : RECIPROCAL + 1], True, axis=1)
+    np.fill_diagonal(near, True)  # of more equals than k1, the last are not among their own nearest
     weights = np.where(near & near.T, np.exp(cosines - 1), 0)
     weights /= weights.sum(axis=1, keepdims=True)
     weights = weights[nearest[:, :LOCAL]].mean(axis=1)  # (L + 1, L + 1), rows sum to 1

@@ -311,3 +311,275 @@ def test_the_fit_does_not_depend_on_the_number_of_cores() -> None:
 def test_images_that_are_all_the_same_are_named() -> None:
     with pytest.raises(LookalikeError, match="all 30 images of the gallery have the same embedding"):
         Refinement.fit(np.ones((30, 6), np.float32), changed(pca=2, whiten=0.5))
+
+
+# --- each part by hand -----------------------------------------------------------------------------------------------
+
+
+class Nearest:
+    """Notes what is asked for; its second answer of each query is none, with a cosine that must not count."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors, self.asked = vectors, []
+
+    def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.append((len(queries), k))
+        cosines = queries @ self.vectors.T
+        rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        cosines = np.take_along_axis(cosines, rows, axis=1)
+        rows[:, 1:2] = -1
+        return cosines, rows
+
+    def sums(self, queries: np.ndarray, k: int, alpha: float) -> np.ndarray:
+        cosines, rows = self(queries, k)
+        self.asked.pop()
+        weights = np.where(rows < 0, 0, np.maximum(cosines, 0) ** alpha)
+        return (weights[:, :, None] * self.vectors[rows]).sum(axis=1)
+
+
+@pytest.mark.parametrize("budget, step", [(1, 1), (2 * 24 * 4 * 2 - 1, 1), (2 * 24 * 4 * 7, 7), (1 << 20, 50)])
+def test_a_gallery_is_augmented_in_steps_of_so_many_bytes(
+    budget: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = unit_length(FEATURES[:50])
+    nearest = Nearest(vectors)
+    monkeypatch.setattr("lookalike.refine._among", lambda given: nearest if np.array_equal(given, vectors) else None)
+    monkeypatch.setattr("lookalike.refine.NEIGHBOUR_BYTES", budget)
+    found = Refinement.fit(FEATURES[:50], changed(augment=2, alpha=1.5)).gallery(FEATURES[:50])
+    assert nearest.asked == [(min(step, 50 - start), 2) for start in range(0, 50, step)]
+    assert (found.dtype, found.shape) == (np.float32, (50, 24))
+    assert found == pytest.approx(unit_length(nearest.sums(vectors, 2, 1.5).astype(np.float32)), abs=1e-6)
+
+
+def test_who_joins_a_gallery_is_mixed_with_its_neighbours() -> None:
+    gallery, vectors = unit_length(FEATURES[20:]), unit_length(FEATURES[:20])
+    for augment, count in ((2, 1), (5, 4)):
+        nearest = Nearest(gallery)
+        ours = Refinement.fit(FEATURES, changed(augment=augment, alpha=2)).join(vectors, nearest, lambda r: gallery[r])
+        assert nearest.asked == [(20, count)]
+        assert ours.dtype == np.float32
+        assert ours == pytest.approx(unit_length(vectors + 0.2 * nearest.sums(vectors, count, 2)), abs=1e-6)
+    for augment in (0, 1):
+        refinement = Refinement.fit(FEATURES, changed(augment=augment))
+        assert refinement.join(vectors, None, None) is vectors  # its only neighbour would be itself
+        assert np.array_equal(refinement.gallery(FEATURES[:20]), vectors)
+
+
+def test_an_expansion_by_hand() -> None:
+    gallery, queries = unit_length(FEATURES[20:]), unit_length(FEATURES[:20])
+    for expand in (1, 3):
+        nearest = Nearest(gallery)
+        ours = Refinement.fit(FEATURES, changed(expand=expand, alpha=3)).expand(queries, nearest, lambda r: gallery[r])
+        assert nearest.asked == [(20, expand)]
+        assert ours == pytest.approx(unit_length(queries + nearest.sums(queries, expand, 3)), abs=1e-6)
+    assert Refinement.fit(FEATURES, OFF).expand(queries, None, None) is queries
+
+
+def test_a_cosine_below_0_weighs_nothing() -> None:
+    vectors = np.array([[1, 0], [-0.6, 0.8]], np.float32)
+    nearest = lambda queries, k: (np.array([[-0.6, 0.5]], np.float32), np.array([[1, 0]]))  # noqa: E731
+    ours = Refinement.fit(vectors, changed(expand=2)).expand(
+        np.array([[0, 1]], np.float32), nearest, lambda r: vectors[r]
+    )
+    assert ours == pytest.approx(unit_length(np.array([[0.5, 1]], np.float32)))
+
+
+def test_only_the_shortlist_is_reordered_and_only_hits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def reversed_list(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
+        asked.append((query.tolist(), shortlist.tolist()))
+        return np.arange(len(shortlist))[::-1]
+
+    monkeypatch.setattr("lookalike.refine.rerank", reversed_list)
+    cosines = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, -np.inf, -np.inf]])
+    rows = np.array([[0, 5, 6, 7], [3, 0, -1, -1]])
+    changed_cosines, changed_rows = cosines.copy(), rows.copy()
+    refinement = Refinement.fit(FEATURES, changed(rerank=3))
+    refinement.reorder(np.array([[1.0], [2.0]]), changed_cosines, changed_rows, lambda r: 10.0 * r[:, None])
+    assert asked == [([1], [[0], [50], [60]]), ([2], [[30], [0]])]
+    assert changed_rows.tolist() == [[6, 5, 0, 7], [0, 3, -1, -1]]
+    assert changed_cosines.tolist() == [[0.7, 0.8, 0.9, 0.6], [0.4, 0.5, -np.inf, -np.inf]]
+    Refinement.fit(FEATURES, OFF).reorder(np.zeros((2, 1)), cosines, rows, None)
+    assert len(asked) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_equals_a_shortlist_keeps_the_order() -> None:
+    same = np.repeat(unit_length(FEATURES[:1]), 100, axis=0)
+    assert rerank(same[0], same).tolist() == list(range(100))
+    two = np.concatenate([np.repeat(unit_length(FEATURES[30:31]), 40, axis=0), same[:40]])
+    assert rerank(two[0], two).tolist() == list(range(80))
+
+
+def test_near_and_average_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One neighbour each beside itself, averaged over two: query and 0 choose each other, 1 and 2 too."""
+    monkeypatch.setattr("lookalike.refine.RECIPROCAL", 1)
+    monkeypatch.setattr("lookalike.refine.LOCAL", 2)
+    angles = np.radians([0, 10, -50, -55])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    monkeypatch.setattr("lookalike.refine.ORIGINAL_WEIGHT", 0.0)
+    assert rerank(points[0], points[1:]).tolist() == [0, 1, 2]
+    monkeypatch.setattr("lookalike.refine.ORIGINAL_WEIGHT", 1.0)  # cosines alone
+    assert rerank(points[0], points[[3, 1, 2]]).tolist() == [1, 2, 0]
+
+
+# --- the fit, to the letter ------------------------------------------------------------------------------------------
+
+
+def test_as_many_dimensions_as_there_are() -> None:
+    assert Refinement.fit(FEATURES, changed(pca=24)).components.shape == (24, 24)
+    fitted = Refinement.fit(FEATURES[:8], changed(pca=7))
+    assert (fitted.components.shape, fitted.components.dtype, fitted.mean.dtype) == ((24, 7), np.float32, np.float32)
+    off = Refinement.fit(FEATURES, OFF)
+    assert (off.mean.shape, off.mean.dtype) == ((0,), np.float32)
+    assert (off.components.shape, off.components.dtype) == ((0, 0), np.float32)
+
+
+def test_mistakes_to_the_letter() -> None:
+    for count, most in ((8, 7), (0, 0)):
+        with pytest.raises(LookalikeError) as caught:
+            Refinement.fit(FEATURES[:count], changed(pca=8))
+        assert str(caught.value) == (
+            f"index.refine.pca is 8, but the gallery has {count} images of 24 dimensions; choose at most {most} (one "
+            "less than the images), or 0 for none, with whiten 0"
+        )
+    with pytest.raises(LookalikeError) as caught:
+        Refinement.fit(FEATURES, changed(whiten=0.5))
+    assert str(caught.value) == "index.refine.whiten needs index.refine.pca; set pca above 0 or whiten to 0"
+    with pytest.raises(LookalikeError) as caught:
+        Refinement.fit(np.ones((30, 6), np.float32), changed(pca=2))
+    assert str(caught.value) == (
+        "all 30 images of the gallery have the same embedding, so there are no directions for index.refine.pca; set it "
+        "to 0, with whiten 0, or look at the images and the network"
+    )
+
+
+def test_a_gallery_of_one_direction_can_be_whitened() -> None:
+    """Two pictures, ten times each: of the three directions asked for one has a variance, and the rest stay small."""
+    features = np.repeat(unit_length(FEATURES[[0, 50]]), 10, axis=0)
+    fitted = Refinement.fit(features, changed(pca=3, whiten=1))
+    variance = ((features[0] - features[10]) ** 2).sum() / 4
+    lengths = np.linalg.norm(fitted.components, axis=0)
+    assert lengths[0] == pytest.approx(variance**-0.5, rel=1e-3)
+    assert lengths[1:] == pytest.approx((variance * 1e-10) ** -0.5, rel=1e-3)
+    assert Refinement.fit(features, changed(pca=1, whiten=0.5)).components.shape == (24, 1)
+    half = np.linalg.norm(Refinement.fit(features, changed(pca=1, whiten=0.5)).components)
+    assert half == pytest.approx(variance**-0.25, rel=1e-3)
+
+
+def test_directions_are_ordered_and_the_mean_is_of_powered_vectors() -> None:
+    fitted = Refinement.fit(FEATURES, changed(pca=5, power=0.5))
+    vectors = unit_length(FEATURES)
+    powered = unit_length(np.sign(vectors) * np.sqrt(np.abs(vectors)))
+    assert fitted.mean == pytest.approx(powered.mean(axis=0), abs=1e-6)
+    variances = ((powered - fitted.mean) @ fitted.components).var(axis=0)
+    true = np.linalg.eigvalsh(np.cov(powered.T, bias=True))[::-1]
+    assert variances == pytest.approx(true[:5], rel=1e-3)
+    cubic = Refinement.fit(FEATURES, changed(power=0.3)).project(FEATURES[:9])
+    assert cubic == pytest.approx(unit_length(np.sign(vectors[:9]) * np.abs(vectors[:9]) ** 0.3), abs=1e-5)
+
+
+def test_the_fit_is_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import nullcontext
+
+    limits = []
+    monkeypatch.setattr("lookalike.refine.threadpool_limits", lambda limit: limits.append(limit) or nullcontext())
+    Refinement.fit(FEATURES, FULL)
+    assert limits == [1]
+
+
+# --- neighbours among many -------------------------------------------------------------------------------------------
+
+
+def test_many_are_looked_for_in_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lookalike.fa import faiss
+    from lookalike.refine import _among
+
+    made, vectors = [], unit_length(FEATURES)
+
+    class Noted(faiss.IndexIVFFlat):
+        def __init__(self, coarse, *arguments) -> None:
+            super().__init__(coarse, *arguments)
+            made.append({"given": (type(coarse), coarse.d, *arguments), "added": [], "index": self})
+
+        def train(self, sample: np.ndarray) -> None:
+            made[-1].update(sample=sample, threads=faiss.omp_get_max_threads())
+            super().train(sample)
+
+        def add(self, block: np.ndarray) -> None:
+            made[-1]["added"].append(block)
+            super().add(block)
+
+    monkeypatch.setattr(faiss, "IndexIVFFlat", Noted)
+    monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 240)
+    exactly = _among(vectors)
+    assert not made
+    monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 239)
+    monkeypatch.setattr("lookalike.refine.NEIGHBOUR_LISTS", 61)
+    monkeypatch.setattr("lookalike.refine.BLOCK", 100)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        everywhere = _among(vectors)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+    (noted,) = made
+    assert noted["given"] == (
+        faiss.IndexFlatIP,
+        24,
+        24,
+        61,
+        faiss.METRIC_INNER_PRODUCT,
+    )  # 61 is 4 times the root of 240
+    index = noted["index"]
+    assert (index.nprobe, index.cp.spherical, index.cp.seed, noted["threads"]) == (61, True, 0, 1)
+    assert (len(noted["sample"]), [len(block) for block in noted["added"]]) == (240, [100, 100, 40])
+    for mine, theirs in zip(everywhere(vectors[:9], 5), exactly(vectors[:9], 5), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-6)
+    assert exactly(vectors[:9], 5)[1][:, 0].tolist() == list(range(9))
+    many = np.zeros((270_000, 2), np.float32)
+    monkeypatch.setattr(Noted, "train", lambda self, sample: made[-1].update(sample=sample))
+    monkeypatch.setattr(Noted, "add", lambda self, block: None)
+    _among(many)
+    assert made[-1]["given"][2:4] == (2, 2078)
+    assert len(made[-1]["sample"]) == 135_000  # every second, which leaves 64 for each list
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    for chosen in (FULL, OFF):
+        fitted = Refinement.fit(FEATURES, chosen)
+        fitted.save(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["components.npy", "mean.npy"]
+        loaded = Refinement.load(tmp_path, chosen)
+        assert loaded.settings == chosen
+        assert np.array_equal(loaded.mean, fitted.mean)
+        assert np.array_equal(loaded.components, fitted.components)
+        for other in (changed(pca=9), changed(pca=11), FULL if chosen is OFF else OFF):
+            with pytest.raises(LookalikeError) as caught:
+                Refinement.load(tmp_path, other)
+            assert str(caught.value) == (
+                f"{tmp_path}: the projection is not the one that index.json describes; make both anew: dvc repro "
+                "--force index"
+            )
+    np.save(tmp_path / "mean.npy", np.zeros(3))
+    with pytest.raises(LookalikeError, match="is not the one that"):
+        Refinement.load(tmp_path, OFF)
+
+
+@pytest.mark.parametrize("name", ["mean.npy", "components.npy"])
+def test_what_cannot_be_loaded_is_named(name: str, tmp_path: Path) -> None:
+    Refinement.fit(FEATURES, FULL).save(tmp_path)
+    np.save(tmp_path / name, np.array([{}]), allow_pickle=True)
+    for content in (None, b"", b"nothing"):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(LookalikeError) as caught:
+            Refinement.load(tmp_path, FULL)
+        said = str(caught.value)
+        assert said.startswith(f"{tmp_path}: the refinement cannot be read (")
+        assert said.endswith("); make it anew: dvc repro --force index (or fetch it: dvc pull)")
