@@ -88,6 +88,7 @@ def test_a_machine_without_strace_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         kills.check_tools()
 
 
+@pytest.mark.slow
 def test_a_few_faults_of_each_sort_are_mended(tmp_path: Path) -> None:
     need_namespaces()
     try:

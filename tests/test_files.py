@@ -29,6 +29,7 @@ def listed(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["new_folder", "new_file", "new_files"])
 def test_killed_runs_leave_one_partial_that_the_next_run_takes_away(tmp_path: Path, way: str) -> None:
     target = tmp_path / "out"

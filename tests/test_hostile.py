@@ -38,6 +38,7 @@ def judged(outcomes: Iterable[Outcome]) -> Counter[str]:
     return Counter(each.what for each in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["preprocess", "upload"])
 def test_hostile_pictures(door: str, tmp_path: Path) -> None:
     hostile.write(tmp_path, pictures())
@@ -45,6 +46,7 @@ def test_hostile_pictures(door: str, tmp_path: Path) -> None:
     assert counts["taken"] >= 900 and counts["refused"] >= 2000, counts
 
 
+@pytest.mark.slow
 def test_hostile_archives(tmp_path: Path) -> None:
     hostile.write(tmp_path, archives())
     counts = judged(hostile.opened(tmp_path, "download"))

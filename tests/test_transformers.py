@@ -15,6 +15,8 @@ from lookalike.errors import LookalikeError
 from lookalike.runtimes import openvino, tensorflow
 from lookalike.towers import TOWERS, Tower
 
+pytestmark = pytest.mark.slow  # TensorFlow builds networks
+
 pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
 NONE = Path("data/none")
 TINY = [name for name in TOWERS if name.endswith("_tiny")]
