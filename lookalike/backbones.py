@@ -130,8 +130,17 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
     The backbone's own normalisation of pixel values is part of the model.
     """
     network = describe(folder)
-    _check_name(network.backbone)
     check_size(network, image_size)
+    return _embedder(load_features(folder, precision), network, image_size)
+
+
+def load_features(folder: Path, precision: str) -> keras.Model:
+    """Load a network without normalisation of pixels and pooling: float32 (B, S, S, 3) -> what `pool` takes.
+
+    precision  as in `load`.
+    """
+    network = describe(folder)
+    _check_name(network.backbone)
     keras.backend.clear_session()
     if network.backbone in TOWERS:
         transformers.library()  # Keras finds the layers it names only then
@@ -145,7 +154,7 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
         _set_policy(architecture, f"mixed_{precision}")
     cut = keras.models.model_from_json(json.dumps(architecture))
     _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)
-    return _embedder(cut, network, image_size)
+    return cut
 
 
 def preprocess(pixels: Any, backbone: str) -> Any:

@@ -1,4 +1,4 @@
-"""List and prune what Lookalike keeps in the user's cache folder: embeddings, quantised networks, downloads.
+"""List and prune what Lookalike keeps in the user's cache folder: embeddings, quantised networks, trainings, downloads.
 
     python -m lookalike.cache                               what is kept, and how large it is
     python -m lookalike.cache prune --unused-for 30         delete what no run has used for 30 days
@@ -17,7 +17,7 @@ from pathlib import Path
 from lookalike import caches, embedding_cache, stage
 from lookalike.files import remove
 
-KINDS = ("embeddings", "networks", "batch_sizes", "downloads", "verified")
+KINDS = ("embeddings", "networks", "frozen", "trainings", "batch_sizes", "downloads", "verified")
 DAY = 86_400  # seconds
 
 

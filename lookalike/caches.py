@@ -22,6 +22,6 @@ def touch(path: Path) -> None:
 def folder(kind: str) -> Path:
     """The folder of one kind of kept work; it may not exist yet.
 
-    kind  "batch_sizes", "downloads", "embeddings", "networks" or "verified".
+    kind  "batch_sizes", "downloads", "embeddings", "frozen", "networks", "trainings" or "verified".
     """
     return root() / kind

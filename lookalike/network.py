@@ -6,6 +6,7 @@ weights. `network.xml` and `network.bin` are the same network for OpenVINO, from
 a `Network`.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,7 @@ class Network:
     """What the other files hold."""
 
     backbone: str  # its name in keras.applications or, of a vision transformer, in KerasHub
-    weights: str  # random, imagenet, preset or file
+    weights: str  # random, imagenet, preset or file; finetuned
     layer: str  # its output is pooled
     pooling: str  # avg, max or gem; of a vision transformer also cls or head
     dim: Annotated[int, Field(ge=1)]  # D
@@ -84,6 +85,18 @@ def check_same_network(wanted: Embedding, folder: Path) -> None:
             f"{here.backbone} {here.fingerprint[:12]}, whose embeddings cannot be compared with it; make both from the "
             "same params.yaml: dvc repro index"
         )
+
+
+def beside(index: Path) -> Path:
+    """The folder beside an index that holds the network which made it: `model`, or that of a fine-tuned one."""
+    usual = index.with_name("model")
+    with suppress(LookalikeError):  # whoever opens the index says better what is wrong with it
+        wanted = load_embedding(index).network.fingerprint
+        for folder in (usual, *sorted(path.parent for path in index.parent.glob(f"*/{DESCRIPTION_FILE}"))):
+            with suppress(LookalikeError):
+                if describe(folder).fingerprint == wanted:
+                    return folder
+    return usual
 
 
 def describe(folder: Path) -> Network:

@@ -20,7 +20,9 @@ class Section(BaseModel):
 
 
 UNUSED = "data/none"  # what params.yaml names where no file is wanted: DVC needs a tracked path
-SECTIONS = ("download", "preprocess", "model", "extract", "index", "protocol", "evaluate", "benchmark")
+SECTIONS = (
+    "download", "preprocess", "model", "extract", "index", "finetune", "protocol", "evaluate", "benchmark",
+)  # fmt: skip
 
 AnySection = TypeVar("AnySection", bound=Section)
 

@@ -1,7 +1,7 @@
 """Embed every preprocessed image.
 
 Reads   data/processed/images.npy           uint8, (N, S, S, 3)
-        data/model                          the embedding network
+        data/model                          the embedding network; extract.model names it
         extract.calibration                 uint8, (n, S, S, 3), for int8
         the user's cache folder             what was embedded before; see docs/extraction.md
 Writes  data/features/features.npy          float32, (N, D)
@@ -37,6 +37,7 @@ SAMPLE = 32  # images whose embeddings at a lower precision are compared with fl
 class Settings(params.Section):
     """Section `extract` of params.yaml."""
 
+    model: str
     runtime: runtimes.Name
     precision: runtimes.Precision
     batch_size: Annotated[int, Field(ge=0, le=4096)]

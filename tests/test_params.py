@@ -10,6 +10,7 @@ from import_graph import ROOT
 
 from lookalike import datasets, indexes, params, protocol
 from lookalike.errors import LookalikeError
+from lookalike.finetuning.settings import Settings as Finetune
 
 
 def stage_settings(name: str) -> type[params.Section]:
@@ -22,6 +23,7 @@ def stage_settings(name: str) -> type[params.Section]:
 SECTIONS = {
     "download": datasets.Settings,
     "index": indexes.Settings,
+    "finetune": Finetune,
     "protocol": protocol.Settings,
     **{name: stage_settings(name) for name in ("preprocess", "model", "extract", "evaluate", "benchmark")},
 }

@@ -45,11 +45,18 @@ def opens_a_collection(command: Command) -> Command:
                      callback=lambda context, _, path: path or context.params["index"].with_name("changes")),
         click.option("--index", type=FOLDER, default=Path("data/index"), show_default=True, is_eager=True,
                      help="What the stage index wrote."),
-        click.option("--model", type=FOLDER, default=Path("data/model"), show_default=True,
-                     help="What the stage model wrote."),
+        click.option("--model", type=FOLDER, help="What the stage model wrote, or finetune.  [default: the one that "
+                     "made the index, beside it]",
+                     callback=lambda context, _, path: path or _network_beside(context.params["index"])),
     ):  # fmt: skip
         decorated = option(decorated)
     return cast(Command, decorated)
+
+
+def _network_beside(index: Path) -> Path:
+    from lookalike.network import beside  # --help need not wait for what it imports
+
+    return beside(index)
 
 
 def images_option(command: Command) -> Command:

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from lookalike import thumbnails
+from lookalike import network, thumbnails
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Rebuilt
 from lookalike.ui import quality_page, search_page
@@ -77,13 +77,13 @@ def _help(error: LookalikeError, places: Places) -> None:
 def _places(arguments: list[str]) -> Places:
     parser = argparse.ArgumentParser(prog="app.py")
     parser.add_argument("--index", type=Path, default=Path("data/index"))
-    parser.add_argument("--model", type=Path, default=Path("data/model"))
+    parser.add_argument("--model", type=Path)
     for name in ("changes", "images", "metrics", "plots"):
         parser.add_argument(f"--{name}", type=Path)
     given = parser.parse_args(arguments)
     bundle = given.index.parent if (given.index.parent / "bundle.json").is_file() else Path()
     return Places(
-        given.index, given.model,
+        given.index, given.model or network.beside(given.index),
         given.changes or given.index.with_name("changes"),
         given.images or thumbnails.beside(given.index),
         given.metrics or bundle / "metrics",

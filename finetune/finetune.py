@@ -1,0 +1,73 @@
+"""Train the last layers of the network so that images of one class come to lie together.
+
+Reads   data/processed                      pictures, labels, byte hashes
+        data/model                          the network to start from
+        the user's cache folder             outputs of frozen layers, and the checkpoint of a killed run
+Writes  data/finetuned                      a network of the same files as data/model
+        data/finetuned.json                 what it was trained on and how well it did, for Git
+        data/finetuned_curves               loss and validation mAP of each epoch, by DVCLive
+
+Only the gallery of the `protocol` split is trained on: never a query, nor an image with the same bytes as one.
+
+    python finetune/finetune.py data/processed data/model data/finetuned
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+
+from lookalike import params, protocol, stage
+from lookalike.collection import load_images
+from lookalike.errors import LookalikeError
+from lookalike.files import file_digest, new_folder, write_json
+from lookalike.finetuning import material
+from lookalike.finetuning.settings import Settings
+from lookalike.network import WEIGHTS_FILE
+
+
+def main() -> None:
+    """Read the arguments, choose what to train on, train, and save the network."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("processed", type=Path, help="what preprocess wrote")
+    parser.add_argument("model", type=Path, help="what model wrote")
+    parser.add_argument("finetuned", type=Path, help="folder to write; replaced as a whole")
+    args = parser.parse_args()
+    settings = params.load(args.params, "finetune", Settings)
+    protocol_settings = params.load(args.params, "protocol", protocol.Settings)
+    images = load_images(args.processed)
+    chosen = material.choose(images.paths, images.labels, images.sha256, protocol_settings, settings)
+    for note in chosen.notes:
+        stage.notice("finetune", note)
+    try:
+        from dvclive.live import Live
+    except ImportError:
+        raise LookalikeError("dvclive, which keeps a training's curves, is not installed: "
+                             "pip install -r requirements-finetune.txt") from None  # fmt: skip
+
+    from lookalike.finetuning import tuning  # TensorFlow: seconds that --help and a mistake need not wait
+
+    curves = args.finetuned.with_name(args.finetuned.name + "_curves")
+    with Live(str(curves), save_dvc_exp=False, dvcyaml=False) as live:
+
+        def log(row: dict[str, float]) -> None:
+            for name, value in row.items():
+                live.log_metric(name, value, plot=True)
+            live.next_step()
+
+        tuned = tuning.tune(images, args.model, chosen, settings, log)
+    with new_folder(args.finetuned) as folder:
+        description = tuned.save(folder)
+    trace = {
+        **asdict(description),
+        "weights_sha256": file_digest(args.finetuned / WEIGHTS_FILE),
+        **material.counts(chosen, images.labels),
+        **tuned.figures(),
+    }
+    write_json(args.finetuned.with_suffix(".json"), trace)
+    stage.notice("finetune", tuned.summary())
+
+
+if __name__ == "__main__":
+    stage.run("finetune", main)

@@ -1,0 +1,43 @@
+"""Batches of P classes with K images each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What is drawn from, and how.
+
+    rows     int64, (n,): the images to train on.
+    codes    int, (n,): their classes, each with at least `images` of them.
+    classes  P.
+    images   K.
+    views    V: each image is drawn in one of them.
+    seed     of every draw.
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    classes: int
+    images: int
+    views: int
+    seed: int
+
+    def __len__(self) -> int:
+        """Batches of an epoch: as many as it takes to draw as many images as there are."""
+        return max(1, round(len(self.rows) / (self.classes * self.images)))
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Draw an epoch's batches: rows, codes and views, (P K,) each, class by class.
+
+        A batch's classes, and the images of each, are drawn without replacement, every class as often as every other.
+        Depends on nothing but the seed and the number, so that a resumed training draws what it would have drawn.
+        """
+        rng = np.random.default_rng([self.seed, number])
+        own = {code: self.rows[self.codes == code] for code in np.unique(self.codes).tolist()}
+        for _ in range(len(self)):
+            chosen = rng.choice(list(own), self.classes, replace=False)
+            rows = np.concatenate([rng.choice(own[code], self.images, replace=False) for code in chosen.tolist()])
+            yield rows, np.repeat(chosen, self.images), rng.integers(0, self.views, len(rows))

@@ -1,0 +1,122 @@
+"""From a network and its material to the trained network: what the stage and the benchmark share."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import backbones, caches
+from lookalike.collection import Images
+from lookalike.finetuning import frozen, parts
+from lookalike.finetuning.checkpoint import Progress
+from lookalike.finetuning.material import Material
+from lookalike.finetuning.parts import Cut
+from lookalike.finetuning.settings import Settings
+from lookalike.finetuning.training import Trainer, through
+from lookalike.network import Network
+from lookalike.tf import keras, tf
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained network, and how the training went."""
+
+    cut: Cut
+    model: keras.Model  # what was trained
+    head: bool
+    trainer: Trainer
+
+    @property
+    def progress(self) -> Progress:
+        """How the training went."""
+        return self.trainer.progress
+
+    def save(self, folder: Path) -> Network:
+        """Write the network files; returns what they describe."""
+        whole, pooling = parts.joined(self.cut, self.model, self.head)
+        return backbones.save(whole, self.cut.network.backbone, "finetuned", pooling, folder)
+
+    def figures(self) -> dict[str, Any]:
+        """What the trace in Git tells of it."""
+        return {
+            "epochs": self.progress.epoch,
+            "best_epoch": self.progress.best_epoch,
+            "validation_mAP_start": round(self.progress.start, 6),
+            "validation_mAP": round(self.progress.best, 6),
+        }
+
+    def summary(self) -> str:
+        """The same for a person, in a line."""
+        progress = self.progress
+        if progress.best < 0:
+            return f"{progress.epoch} epochs on {len(self.trainer.material.train)} images, without validation"
+        return (
+            f"{progress.epoch} epochs on {len(self.trainer.material.train)} images; validation mAP "
+            f"{progress.start:.4f} -> {progress.best:.4f} in epoch {progress.best_epoch}"
+        )
+
+
+def tune(
+    images: Images, folder: Path, material: Material, settings: Settings, log: Callable[[dict[str, float]], None]
+) -> Tuned:
+    """Train what lies behind `finetune.layer` of the network in `folder`, or go on with a training that was killed.
+
+    log  takes a row of figures after each epoch.
+
+    Raises LookalikeError, one line with the way out, for settings that do not fit the network.
+    """
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(settings.seed)
+    cut, name, outputs = _frozen(images, folder, settings)
+    model = parts.trainable(cut, settings.head, settings.precision)
+    if settings.head:
+        views = [_to_head(cut, model, view, material.train) for view in outputs]
+        parts.start_head(model, views, images.labels[material.train])
+    training = _digest(name, settings, [material.train, material.queries, material.gallery], images.labels)
+    trainer = Trainer(model, outputs, images.labels, material, settings, caches.folder("trainings") / training)
+    trainer.run(log)
+    return Tuned(cut, model, settings.head, trainer)
+
+
+def untrained(images: Images, folder: Path, settings: Settings) -> np.ndarray:
+    """What the network in `folder` makes of the images as it came: float32 (N, D)."""
+    cut, _, outputs = _frozen(images, folder, settings)
+    if cut.last:
+        return np.asarray(outputs[0])
+    model = parts.trainable(cut, False, "float32")
+    return through(lambda block: model(block, training=False), outputs[0], np.arange(len(images.pixels)))
+
+
+def _frozen(images: Images, folder: Path, settings: Settings) -> tuple[Cut, str, np.ndarray]:
+    """Where the network is cut, the name of what is kept of its frozen layers, and that, (V, N, ...)."""
+    cut = parts.cut(folder, settings.layer, settings.head, images.pixels.shape[1])
+    name = frozen.key(images, cut, settings)
+    return cut, name, frozen.outputs(images, cut, settings, name)
+
+
+def _to_head(cut: Cut, model: keras.Model, view: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What comes to the head, float32 (n, D), of one view's frozen outputs, (N, ...)."""
+    if cut.last:
+        return np.asarray(view[rows])
+    before = keras.Model(model.input, model.get_layer("unit").input)  # (B, 1, 1, D)
+    return through(lambda block: before(block, training=False), view, rows).reshape(len(rows), -1)
+
+
+def _code() -> str:
+    """Digest of the code that decides a training's bits."""
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), *(here.parent / name for name in ("backbones.py", "tf.py", "evaluation.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _digest(name: str, settings: Settings, rows: list[np.ndarray], labels: np.ndarray) -> str:
+    """Name of a training's checkpoint: everything that decides its bits."""
+    digest = hashlib.sha256(json.dumps([name, _code(), settings.model_dump(exclude={"networks"})]).encode())
+    for each in rows:
+        digest.update(each.tobytes())
+    digest.update("\n".join(labels.tolist()).encode())
+    return digest.hexdigest()
