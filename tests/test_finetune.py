@@ -291,15 +291,20 @@ def test_no_pixel_of_a_query_reaches_a_weight(here: Project) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"layer": "", "head": True},
+        {"layer": "", "head": True, "precision": "float16"},  # with loss scaling; behind a layer random weights vanish
         {"layer": "block_15_add", "head": True, "loss": "triplet-semihard", "learning_rate": 1e-3},
-        {"layer": "block_15_add", "head": False, "loss": "triplet-hard", "precision": "bfloat16"},
-        {"layer": "block_16_project_BN", "head": False, "precision": "float16", "validation": 0.0},
+        {
+            "layer": "block_16_project_BN",
+            "head": False,
+            "loss": "triplet-hard",
+            "precision": "bfloat16",
+            "validation": 0.0,
+        },
     ],
-    ids=lambda values: f"{values['layer'] or 'last'}-{values['head']}",
+    ids=lambda values: "-".join(map(str, values.values())),
 )
 def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Path, values: dict) -> None:
-    """In both runtimes, from pixels; and it learnt something."""
+    """From pixels; and it learnt something."""
     images = load_images(here.folder / "data/processed")
     tuned, rows = tune(here, **values)
     assert len(rows) == 2 and all(np.isfinite(list(row.values())).all() for row in rows)
@@ -309,8 +314,8 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
     every = np.arange(len(images.pixels))
     expected = unit_length(tuned.trainer.embed(every))
     assert network.weights == "finetuned" and network.dim == expected.shape[1] == 1280
-    least = 0.99 if values.get("precision") else 0.9999
-    for runtime in ("openvino", "tensorflow"):
+    least = 0.99 if values.get("precision") == "bfloat16" else 0.9999
+    for runtime in ("openvino",) if values["layer"] else ("openvino", "tensorflow"):
         embed = runtimes.runtime(runtime).load(tmp_path / "model", 32, len(every), "float32")
         assert (unit_length(embed(np.array(images.pixels))) * expected).sum(axis=1).min() > least, runtime
     start = np.load(here.folder / "data/features/features.npy")
