@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, Project, copy_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from import_graph import project_files, sections_read
 
 from lookalike import params, protocol, runtimes
 from lookalike.collection import Images, load_images
@@ -25,6 +26,7 @@ from lookalike.finetuning.settings import Settings
 from lookalike.finetuning.views import view
 from lookalike.network import Embedding, Network, beside, describe
 from lookalike.vectors import unit_length
+from proof.graph import stages
 
 SETTINGS = params.load(ROOT / "params.yaml", "finetune", Settings)
 PROTOCOL = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
@@ -343,6 +345,16 @@ def test_a_layer_that_cannot_be_cut_behind_is_named(here: Project, values: dict,
     assert "\n" not in str(caught.value)
 
 
+def test_a_transformer_is_refused(tmp_path: Path) -> None:
+    from lookalike.finetuning import parts
+
+    write_json(tmp_path / "model.json", asdict(Network("dinov2_small", "preset", "x", "cls", 384, 9, "f")))
+    with pytest.raises(
+        LookalikeError, match="dinov2_small, a vision transformer; finetune trains convolutional networks"
+    ):
+        parts.cut(tmp_path, "", True, 224)
+
+
 def test_weights_of_another_backbone_are_refused(here: Project, tmp_path: Path) -> None:
     """One line, and what was there stays."""
     for name in ("processed", "model"):
@@ -429,6 +441,33 @@ def test_on_and_off_re_run_what_they_must(home: Project) -> None:
     home.set(finetune__networks=[], extract__model="data/model")
     assert home.repro("extract") == ["extract"]
     assert features.read_bytes() == before
+
+
+def test_the_stage_declares_what_it_runs_and_reads(tmp_path: Path) -> None:
+    """As tests/test_graph.py asks of the stages that are in the graph by default."""
+    project = copy_project(tmp_path / "project")
+    project.set(finetune__networks=["finetuned"], extract__model="data/finetuned")
+    graph = stages(project.folder)
+    stage = graph["finetune@finetuned"]
+    script = ROOT / stage.script
+    assert stage.command == " ".join(COMMAND) and stage.command in script.read_text() and stage.description
+    assert stage.sections == sections_read({stage.script})
+    code = {dep for dep in stage.deps if dep.startswith(("lookalike", "finetune/"))}
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for dep in code
+        for path in ([ROOT / dep] if dep.endswith(".py") else (ROOT / dep).rglob("*.py"))
+    }
+    assert files == project_files(script)
+    assert {
+        "data/processed",
+        "data/model",
+        "data/none",
+        "requirements.txt",
+        "requirements-finetune.txt",
+    } == stage.deps - code
+    assert stage.outs == {"data/finetuned", "data/finetuned.json", "data/finetuned_curves/plots/metrics"}
+    assert "data/finetuned" in graph["extract"].deps and "data/model" not in graph["extract"].deps
 
 
 def test_a_search_finds_the_network_of_its_index(tmp_path: Path) -> None:

@@ -39,11 +39,11 @@ Front = Callable[[np.ndarray], np.ndarray]
 def key(images: Images, cut: Cut, settings: Settings) -> str:
     """Digest of everything that decides a bit of the outputs."""
     drawn = {name: getattr(settings, name) for name in VIEW_SETTINGS} if settings.views > 1 else {"views": 1}
-    machine = [
-        runtime.version("float32"),
+    machine = [  # on which the last bits depend
+        runtime.version("float32", cut.network.backbone),
         runtime.device(),
-        openvino.version("float32"),
-    ]  # on which the last bits depend
+        openvino.version("float32", cut.network.backbone),
+    ]
     digest = hashlib.sha256(json.dumps([cut.network.fingerprint, cut.layer, drawn, *machine]).encode())
     library = Path(__file__).parents[1]
     for file in ("finetuning/frozen.py", "finetuning/views.py", "backbones.py", "tf.py"):
@@ -60,7 +60,9 @@ def front(cut: Cut) -> Front:
     inputs = keras.Input((cut.image_size, cut.image_size, 3), dtype="uint8")
     kept = keras.Model(features.input, features.get_layer(cut.layer).output)
     output = kept(backbones.preprocess(inputs, cut.network.backbone), training=False)
-    model = keras.Model(inputs, backbones.pool(output, cut.network.pooling) if cut.last else output)
+    model = keras.Model(
+        inputs, backbones.pool(output, cut.network.pooling, cut.network.backbone) if cut.last else output
+    )
     if tf.config.list_physical_devices("GPU"):
         compiled = tf.function(lambda pixels: model(pixels, training=False))
         return lambda pixels: np.asarray(compiled(tf.constant(pixels)))

@@ -11,6 +11,7 @@ from lookalike import backbones
 from lookalike.errors import LookalikeError, closest
 from lookalike.network import Network, check_size, describe
 from lookalike.tf import keras
+from lookalike.towers import TOWERS
 from lookalike.vectors import unit_length
 
 POOLING = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
@@ -43,6 +44,11 @@ def cut(folder: Path, layer: str, head: bool, image_size: int) -> Cut:
     """
     network = describe(folder)
     check_size(network, image_size)
+    if network.backbone in TOWERS:
+        raise LookalikeError(
+            f"{folder} is {network.backbone}, a vision transformer; finetune trains convolutional networks only; "
+            "choose another model.backbone, or leave finetune.networks empty"
+        )
     features = backbones.load_features(folder, "float32")
     names = [item.name for item in features.layers]
     name = layer or names[-1]
@@ -78,7 +84,9 @@ def trainable(where: Cut, head: bool, precision: str) -> keras.Model:
         for item in behind.layers:
             if isinstance(item, keras.layers.BatchNormalization):
                 item.trainable = False  # a search runs it with the statistics it came with, and so does training
-        vectors = backbones.pool(keras.ops.cast(behind(inputs, training=False), "float32"), where.network.pooling)
+        vectors = backbones.pool(
+            keras.ops.cast(behind(inputs, training=False), "float32"), where.network.pooling, where.network.backbone
+        )
     if head:
         vectors = keras.ops.reshape(vectors, (-1, 1, 1, where.network.dim))
         for layer in _head(where.network.dim):
