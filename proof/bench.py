@@ -163,7 +163,7 @@ class Bench:
         """The stages that these settings need, as DVC sees them."""
         files = [path for path in self.root.glob("*/dvc.yaml") if path.is_file()] + [self.root / "dvc.yaml"]
         texts = {path.relative_to(self.root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(files)}
-        named = sorted({name for text in texts.values() for name in re.findall(r"\$\{([\w.]+)\}", text)})
+        named = sorted({name for text in texts.values() for name in re.findall(r"\$\{([\w.]+)\}", text)} - {"item"})
         values = json.dumps([look_up(params, name) for name in named])
         with self._lock:
             if values not in self._graphs:

@@ -58,6 +58,11 @@ NO_FOLDER = {"download.folder": UNUSED}
 RAW = {"index.refine.pca": 0, "index.refine.whiten": 0, "index.refine.augment": 0}
 HNSW = {"index.kind": "hnsw"}
 LISTED = {"protocol.kind": "lists", "protocol.queries": "small/queries.txt"}
+TUNED = {
+    "finetune.networks": ["finetuned"], "extract.model": "data/finetuned", "finetune.classes": 8, "finetune.images": 4,
+    "finetune.views": 3, "finetune.epochs": 3, "finetune.learning_rate": 0.001,
+}  # fmt: skip
+DEEP = TUNED | {"finetune.layer": "conv_pw_1_relu"}  # behind which layers of the backbone are trained
 INT8 = {"extract.runtime": "openvino", "extract.precision": "int8", "extract.calibration": "small/calibration.npy"}
 
 
@@ -85,6 +90,7 @@ def keys(folder: Path) -> dict[str, Key]:
         "model.layer": Key(DEEPER),
         "model.pooling": Key("max"),
         "model.seed": Key(1),
+        "extract.model": Key("data/finetuned", TUNED | {"extract.model": "data/model"}),
         "extract.runtime": Key("openvino"),
         "extract.precision": Key("bfloat16"),
         "extract.batch_size": Key(16, decides="last bits"),
@@ -112,6 +118,31 @@ def keys(folder: Path) -> dict[str, Key]:
         "index.refine.expand": Key(0),
         "index.refine.alpha": Key(3),
         "index.refine.rerank": Key(30),
+        "finetune.networks": Key(
+            ["finetuned"], TUNED | {"finetune.networks": [], "extract.model": "data/model"},
+            along={"extract.model": "data/finetuned"},
+        ),
+        "finetune.layer": Key("conv_pw_1_relu", TUNED),
+        "finetune.head": Key(False, DEEP),
+        "finetune.loss": Key("triplet-hard", TUNED),
+        "finetune.temperature": Key(0.5, TUNED),
+        "finetune.margin": Key(1.0, TUNED | {"finetune.loss": "triplet-hard"}),
+        "finetune.classes": Key(4, TUNED),
+        "finetune.images": Key(2, TUNED),
+        "finetune.epochs": Key(5, TUNED),
+        "finetune.learning_rate": Key(0.01, TUNED),
+        "finetune.weight_decay": Key(0.5, TUNED),
+        "finetune.views": Key(2, TUNED),
+        "finetune.flip": Key(True, TUNED),
+        "finetune.shift": Key(0.3, TUNED),
+        "finetune.zoom": Key(0.4, TUNED),
+        "finetune.rotate": Key(40, TUNED),
+        "finetune.light": Key(0.4, TUNED),
+        "finetune.validation": Key(0.0, TUNED),
+        "finetune.patience": Key(1, TUNED | {"finetune.epochs": 12, "finetune.learning_rate": 0.3}),
+        "finetune.held_out_classes": Key(0.2, TUNED),
+        "finetune.precision": Key("bfloat16", DEEP),
+        "finetune.seed": Key(1, TUNED),
         "protocol.kind": Key("leave-one-out", RAW),
         "protocol.fraction": Key(0.4),
         "protocol.seed": Key(1),
