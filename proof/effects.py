@@ -10,10 +10,7 @@ with --check, where the page is out of date. What each key is tried with is in p
 """
 
 import argparse
-import csv
-import json
 import os
-import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -32,6 +29,7 @@ from lookalike.files import new_folder
 from proof import small
 from proof.bench import GIVEN, Bench, Params, Ran, StageFailedError, Turn, changed, look_up
 from proof.effects_page import Effect, leaves, page, stale
+from proof.sandbox import timeless
 from proof.times import TIMED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,19 +99,8 @@ def compare(
 def differ(out: str, before: Ran, after: Ran) -> bool:
     """Whether an output differs, apart from the times in it."""
     if TIMED.fullmatch(out):
-        return bool(timeless(before.folder / out) != timeless(after.folder / out))
+        return timeless(before.folder / out) != timeless(after.folder / out)
     return before.outs[out] != after.outs[out]
-
-
-def timeless(path: Path) -> Any:
-    """What two runs of benchmark agree in."""
-    if path.suffix == ".json":
-        figures = leaves(json.loads(path.read_text(encoding="utf-8")))
-        return {name: value for name, value in figures.items() if not re.search(r"_ms$|^speedup", name)}
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), None)
-    return None  # a picture of times
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

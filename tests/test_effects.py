@@ -16,6 +16,7 @@ PAGE = effects.PAGE.read_text()
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_every_key_has_the_effect_that_the_page_tells(tmp_path: Path) -> None:
     """The command `python proof/effects.py --check`; minutes of work, so all that needs it is in one test."""
     measured, text = effects.measured(tmp_path, quick=True)
@@ -64,6 +65,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_setting_that_does_not_what_it_is_declared_to_do_is_found(tmp_path: Path) -> None:
     project, folder = tmp_path / "project", tmp_path / "folder"
     (folder / GIVEN).mkdir(parents=True)
