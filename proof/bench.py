@@ -12,6 +12,7 @@ import re
 import runpy
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -186,7 +187,13 @@ def _main(command: list[str], folder: Path, log: Path) -> None:
             os.dup2(file.fileno(), descriptor)
     os.environ["LOOKALIKE_CACHE"] = str(log.parent / "cache")  # nothing is found that was not made in this run
     sys.argv = command
-    runpy.run_path(command[0], run_name="__main__")
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        # A pool of processes that was told to stop must have stopped: what multiprocessing does at the end of a process
+        # closes the queue by which the pool tells its workers, then waits for them, for ever if it came first.
+        while multiprocessing.active_children():
+            time.sleep(0.01)
 
 
 def look_up(params: Params, name: str) -> Any:
