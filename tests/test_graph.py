@@ -147,6 +147,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, confined.Ran]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT)
 def test_a_stage_runs_with_what_it_declares_and_writes_its_outs(ran: dict[str, confined.Ran], name: str) -> None:
     """Cut off the network as well, all of them: by default not even download and model need it."""
@@ -202,6 +203,7 @@ def test_the_sandbox_sees_what_is_done_behind_its_back(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_section_that_is_not_declared_stops_a_stage(tmp_path: Path) -> None:
     stage = STAGES["download"]
     blind = Stage(**{**stage.__dict__, "sections": frozenset(["model"])})
