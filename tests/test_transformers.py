@@ -18,6 +18,7 @@ from lookalike.towers import TOWERS, Tower
 pytestmark = pytest.mark.slow  # TensorFlow builds networks
 
 pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
+pytestmark = pytest.mark.slow  # TensorFlow
 NONE = Path("data/none")
 TINY = [name for name in TOWERS if name.endswith("_tiny")]
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
