@@ -61,16 +61,22 @@ def write(
     without_changes  leave out what was added and removed since the index was built.
     progress         takes the number of pictures; what it returns is called after each.
 
-    Raises LookalikeError where `out` is something else, where there are changes, for a network that is not the index's,
-    and for an image whose picture cannot be read.
+    Raises LookalikeError where `out` is something else or has changes of its own, where there are changes, for a
+    network that is not the index's, and for an image whose picture cannot be read.
     """
     if out.exists() and not _may_be_replaced(out):
         raise LookalikeError(f"{out} is there and is no bundle, so it was left as it is; name another folder")
+    if (out / "changes").exists():
+        raise LookalikeError(
+            f"{out / 'changes'} keeps what was added to that bundle and removed from it, which a new one would lose; "
+            "name another folder, or move it away"
+        )
     changed = len(opened.gallery.state.changed)
     if changed and not without_changes:
         raise LookalikeError(
             f"{opened.gallery.journal.path} has changes of {changed} images that the index itself lacks, and so would "
-            "the bundle; fold them and rebuild (lookalike fold, dvc repro), or leave them out: --without-changes"
+            "the bundle; leave them out: --without-changes; or, where the images are a folder of yours, fold them and "
+            "rebuild: lookalike fold, dvc repro"
         )
     check_same_network(opened.gallery.embedding, source.model)
     names = opened.gallery.state.names.paths

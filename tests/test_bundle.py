@@ -149,6 +149,19 @@ def test_thumbnails_hold_pixels_and_nothing_else(built: Built, tmp_path: Path) -
         shown.of("../../etc/passwd")
 
 
+def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    command = [f"--{name}={built.folder / name}" for name in ("index", "model")] + ["--without-changes"]
+    command += [f"--images={built.folder / 'raw'}"]
+    runner = CliRunner()
+    assert runner.invoke(app, ["bundle", str(served), *command]).exit_code == 0
+    inside = [f"--index={served / 'index'}", f"--model={served / 'model'}"]
+    picture = str(built.picture("red/00.jpg"))
+    assert runner.invoke(app, ["add", picture, "--as", "new/one.jpg", "--label", "new", *inside]).exit_code == 0
+    done = runner.invoke(app, ["bundle", str(served), *command])
+    assert done.exit_code == 1 and (served / "changes").is_dir()
+
+
 def test_no_path_leads_out_of_the_pictures(built: Built, tmp_path: Path) -> None:
     """Not even one that an index names."""
     (tmp_path / "secret.jpg").write_bytes(built.picture("red/00.jpg").read_bytes())

@@ -35,7 +35,13 @@ def opens_a_collection(command: Command) -> Command:
             command(**options)
         except BrokenPipeError:
             raise  # whoever read our output has had enough; click ends quietly
-        except (LookalikeError, OSError) as error:
+        except KeyboardInterrupt:
+            tell("interrupted; what was done until then is kept")
+            sys.exit(130)
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            sys.exit(f"lookalike: error: {reason}")
+        except LookalikeError as error:
             sys.exit(f"lookalike: error: {error}")
 
     run.__doc__ = with_examples(command.__doc__)

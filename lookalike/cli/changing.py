@@ -49,6 +49,8 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
             bar.update()
     if known:
         tell(f"{known} of {len(files)} had been added before, the same pictures; they stay as they are")
+    if known < len(files):
+        tell(f"added {names[0]}" if len(names) == 1 else f"{len(files) - known} images added")
 
 
 @app.command(epilog=EXIT)
@@ -61,6 +63,7 @@ def remove(paths: tuple[str, ...], **where: Path) -> None:
     lookalike remove cat/old.jpg
     """
     open_pictures(where).gallery.remove(list(paths))
+    tell(f"removed {paths[0]}" if len(paths) == 1 else f"{len(paths)} images removed")
 
 
 @app.command(epilog=EXIT)

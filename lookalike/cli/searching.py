@@ -17,6 +17,7 @@ from lookalike.cli.base import (
     open_pictures,
     open_thumbnails,
     opens_a_collection,
+    tell,
 )
 
 
@@ -115,6 +116,8 @@ def similar(
 
 def show(query: str, hits: list[Any], as_json: bool | None, *, several: bool) -> None:
     """Print hits: JSON objects, one a line, or a table."""
+    if not hits:
+        tell(f"{query}: nothing that similar was found; lower --min-similarity, or ask for another --label")
     if as_json or (as_json is None and not sys.stdout.isatty()):
         for hit in hits:
             click.echo(json.dumps({"query": query, **hit.fields()}, ensure_ascii=False))

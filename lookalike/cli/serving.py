@@ -34,7 +34,11 @@ def info(**where: Path) -> None:
 
 @app.command(epilog=EXIT)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--without-changes", is_flag=True, help="Leave out what was added and removed since the index was built.")
+@click.option(
+    "--without-changes",
+    is_flag=True,
+    help="Leave out what was added and removed since the index was built; else that is an error.",
+)
 @images_option
 @click.option("--metrics", type=FOLDER, default=Path("metrics"), show_default=True,
               help="What the stage evaluate measured; copied where it is there.")  # fmt: skip
