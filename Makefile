@@ -4,7 +4,7 @@
 # make check  set up and run the checks, and the tests that take no stage, server or browser: under 3 minutes on 2 cores
 # make test   set up and run every check and test; under 15 minutes; does nothing if they passed on these very files
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
-# make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; hours, resumed too
+# make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; an hour, resumed too
 # make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
@@ -86,6 +86,9 @@ coverage: $(COVERED)
 	$(RUN) coverage run --data-file=$(@D)/.coverage.doctests -m pytest -q lookalike
 	@touch $@
 
+mutants: .venv/proof
+	$(RUN) python proof/mutants.py
+
 .venv/pipeline: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
@@ -99,6 +102,10 @@ coverage: $(COVERED)
 
 .venv/dev: requirements-dev.txt .venv/pipeline
 	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+.venv/proof: requirements-proof.txt .venv/dev
+	$(INSTALL) --require-hashes --requirement requirements-proof.txt
 	@touch $@
 
 # What cannot be pulled is computed.

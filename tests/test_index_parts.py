@@ -239,7 +239,7 @@ def test_hits_by_hand(kind: str) -> None:
             assert cosines == pytest.approx(np.take_along_axis(true, rows, axis=1), abs=1e-6)
 
 
-def test_codes_are_compared_as_they_are_decoded() -> None:
+def test_codes_are_compared_as_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Design(kind="ivfpq", storage="int8", lists=3, code_bytes=4, effort=3)
     vectors = vectors_of(400)
     index = indexes.build(vectors, plan)
@@ -247,7 +247,12 @@ def test_codes_are_compared_as_they_are_decoded() -> None:
     cosines, rows = index.search(QUERIES, 4)
     assert cosines == pytest.approx(-np.sort(-(QUERIES @ decoded.T), axis=1)[:, :4], abs=1e-5)
     assert cosines == pytest.approx(np.einsum("qd,qkd->qk", QUERIES, decoded[rows]), abs=1e-5)
-    assert index._rotated(QUERIES).dtype == np.float32
+    rotated = index._rotated(QUERIES)
+    assert rotated.dtype == np.float32
+    # Rotated one by one: FAISS's own product would make a query's last bits depend on the others.
+    monkeypatch.setattr(Ivf, "_rotated", lambda self, queries: -rotated)
+    assert (index.search(QUERIES, 4)[0] == np.sort(index.search(QUERIES, 400)[0])[:, ::-1][:, :4]).all()
+    assert index.search(QUERIES, 4)[0] == pytest.approx(-np.sort(QUERIES @ decoded.T, axis=1)[:, :4], abs=1e-5)
 
 
 # --- before and after it is asked ------------------------------------------------------------------------------------
@@ -374,6 +379,14 @@ def test_many_are_linked_first_and_memory_limits() -> None:
     ]  # fmt: skip
     assert reasons(65_537, 8, memory=2)[-1].endswith("; 1.4 MB, of 2 allowed")
     assert reasons(125_000, 8, "flat", "int8", memory=1) == ["flat int8: as index.kind says; 1.0 MB, of 1 allowed"]
+    assert reasons(10**10, 8, "flat") == ["flat float32: as index.kind says; 320000.0 MB, no limit"]
+    with exactly(
+        "index.memory is 1 MB, but 1000001 vectors of 1 dimensions take at least 1.0 MB as flat, int8; allow more, or "
+        "set index.kind and index.storage to auto, or keep fewer dimensions (index.refine.pca)"
+    ):
+        reasons(1_000_001, 1, "flat", "int8", memory=1)
+    with pytest.raises(LookalikeError, match=r" take at least 320000\.0 MB as "):
+        reasons(10**10, 8, "flat", memory=1)
 
 
 @pytest.mark.parametrize(
@@ -438,6 +451,7 @@ def test_the_nearest_others_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         assert cosines[1] == pytest.approx(np.cos(np.radians([0, 30, 30])), abs=1e-6)
         assert tuning.nearest_others(degrees(0), vectors, held, 99)[1].tolist() == [[1, 2, 3, 4, 7, 5]]
         assert tuning.nearest_others(degrees(0), vectors, np.arange(8), 3)[1].shape == (1, 0)
+        assert tuning.nearest_others(degrees(0), vectors, held[:0], 2)[1].tolist() == [[0, 1]]
 
 
 def test_recall_counts_what_is_as_near_as_the_kth() -> None:
@@ -445,6 +459,7 @@ def test_recall_counts_what_is_as_near_as_the_kth() -> None:
     sample = Sample.of(vectors, np.array([0]), vectors[:1])
     assert (sample.k, sample.held.tolist(), sample.vectors is vectors) == (10, [0], True)
     assert sample.kth == pytest.approx(np.cos(np.radians([20])))
+    assert sample.kth.dtype == np.float32
     hits = [1, 2, 3, 4, 5, 6, 7, 8]
     assert sample.recall(np.array([[*hits, 9, 11]])) == 1
     assert sample.recall(np.array([[*hits, 9, 12]])) == 0.9
@@ -456,7 +471,11 @@ def test_recall_counts_what_is_as_near_as_the_kth() -> None:
     # A row that is -1 counts nothing, though the first vector, which it would name, is near.
     assert Sample.of(vectors, np.array([1]), vectors[1:2]).recall(np.full((1, 10), -1)) == 0
     assert Sample.of(vectors[:1], np.array([0]), vectors[:1]).recall(np.zeros((1, 0), np.int64)) == 1  # nobody else
-    assert Sample.of(vectors[:1], np.array([0]), vectors[:1]).kth.tolist() == [0]
+    nobody = Sample.of(vectors[:1], np.array([0]), vectors[:1])
+    assert (nobody.kth.tolist(), nobody.kth.dtype) == ([0], np.float32)
+    # The first row counts as any other, by its own cosine, though the next is far.
+    first = Sample.of(degrees(0, 180, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10), np.array([11]), degrees(0))
+    assert first.recall(np.array([[0, 2, 3, 4, 5, 6, 7, 8, 9, 10]])) == 1
     assert Sample.of(vectors, np.zeros(0, np.int64), vectors[:0]).recall(np.zeros((0, 10), np.int64)) == 1
 
 
@@ -473,6 +492,7 @@ class Rising:
         return self.size
 
     def distances(self, queries: np.ndarray, k: int, effort: int) -> tuple[float, int]:
+        assert queries is Fake.queries
         self.tried.append(effort)
         self.k = k
         return max(recall for least, recall in self.needed.items() if least <= effort), 40 * effort
@@ -518,10 +538,14 @@ def test_effort_ends_at_4096_and_at_the_size() -> None:
         index = Rising({0: 0.5}, size=size)
         tune(index, Fake(), 1.0)
         assert index.tried[-1] == last
+
+
+def test_an_empty_sample_divides_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "queries", np.zeros((0, 2)))
     nobody = Fake()
-    nobody.queries, nobody.k = np.zeros((0, 2)), 0
+    nobody.k = 0
     index = Rising({0: 1.0})
-    assert tune(index, nobody, 1.0).distances == 400  # an empty sample divides by one
+    assert tune(index, nobody, 1.0).distances == 400
     assert index.k == 1
 
 
@@ -532,9 +556,15 @@ def test_a_flat_index_only_rounds() -> None:
     rounded = indexes.build(VECTORS, Design(kind="flat", storage="int8"))
     others = np.arange(120) >= 5
     assert tune(rounded, sample, 0.5).recall == sample.recall(rounded.search(QUERIES, 10, others)[1]) > 0.9
-    # Were the sample's own rows found, none of ten others would be left out.
-    near = Sample.of(VECTORS, np.arange(110), VECTORS[:110])
-    assert tune(rounded, near, 0.5).recall == pytest.approx(1, abs=0.02)
+    close, held = unit_length(1 + 0.02 * vectors_of(600, 16)), np.arange(0, 600, 20)
+    near = Sample.of(close, held, close[held])
+    rounded_close = indexes.build(close, Design(kind="flat", storage="int8"))
+    rows = rounded_close.search(close[held], 10, ~np.isin(np.arange(600), held))[1]
+    assert tune(rounded_close, near, 0.5).recall == near.recall(rows) < 1
+    assert near.recall(rows) != near.recall(rounded_close.search(close[held], 10)[1])  # their own rows are left out
+    unasked = Told()  # which would find the wrong rows
+    unasked.design = PLANS["flat"]
+    assert tune(unasked, near, 0.5).recall == 1
     assert tune(rounded, Sample.of(VECTORS, np.zeros(0, np.int64), QUERIES[:0]), 1).recall == 1
     assert tune(rounded, Sample.of(VECTORS, np.arange(120), QUERIES), 1).recall == 1  # nobody else
 
@@ -580,6 +610,8 @@ def test_where_none_reaches_it_all_are_told(monkeypatch: pytest.MonkeyPatch) -> 
         "storage to auto"
     ):
         indexes.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print, print)
+    with pytest.raises(LookalikeError, match=r"no index in question reaches \(ivf, int8: 0\.5124; flat, float16: 0"):
+        indexes.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), lambda _: None, print)
     with pytest.raises(LookalikeError, match=r"\(flat, int8: 0\.5124; hnsw, int8: 0\.5124; ivf, int8: 0\.5124; flat"):
         indexes.choose(VECTORS, None, settings(storage="int8"), lambda _: None, print)
 
@@ -715,6 +747,17 @@ def test_the_folder_says_what_it_is(folder: Path) -> None:
     assert np.load(folder / "labels.npy", allow_pickle=False)[:3].tolist() == ["a", "b", "a"]
 
 
+def test_what_cannot_be_written_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("lost " + 197 * "x" + "\n  y ")
+
+    monkeypatch.setattr(faiss, "write_index", fail)
+    path = tmp_path / "i"
+    said = re.escape(f"{path} cannot be written ( {197 * 'x'} y); make room, and run again")
+    with pytest.raises(OSError, match=f"^{said}$"):
+        indexes.build(VECTORS, PLANS["flat"]).save(path)
+
+
 @pytest.mark.parametrize("mapped", [None, True, False])
 def test_it_is_opened_as_asked(mapped: bool | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags, opened = [], faiss.read_index
@@ -740,7 +783,20 @@ def test_what_cannot_be_opened_is_named(folder: Path) -> None:
     )
     assert 20 < len(said[1]) <= 200  # the end of what FAISS says
     assert "  " not in said[1]
-    description = folder / "index.json"
+
+
+def test_of_what_faiss_says_the_end_is_told_in_a_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("lost " + 197 * "x" + "\n  y ")
+
+    monkeypatch.setattr(faiss, "read_index", fail)
+    with exactly(f"{folder / 'index.faiss'} cannot be read ( {197 * 'x'} y); make it anew: dvc repro --force index (or "
+                 "fetch it: dvc pull)"):  # fmt: skip
+        indexes.open_file(folder)
+
+
+def test_what_is_no_description_is_named(folder: Path) -> None:
+    again, description = "dvc repro --force index", folder / "index.json"
     description.write_text("{}")
     with exactly(f"{description} does not describe an index; make it anew: {again}"):
         indexes.load_plan(folder)

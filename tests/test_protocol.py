@@ -262,6 +262,9 @@ def test_leave_one_out_to_the_letter() -> None:
         "1 images have no other image of their class to find: not queries",
     )
     assert result.visible == 4
+    assert result.unmeasurable == ""
+    first = split(*arrays(("a", "same"), ("a", "same"), ("a", "y")), settings(kind="leave-one-out"))
+    assert first.notes == ("2 images have byte-identical copies in the gallery: left out of their rankings",)
     assert (
         split(*arrays(("", "x"), ("", "y")), settings(kind="leave-one-out")).unmeasurable == "the images have no labels"
     )

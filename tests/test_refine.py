@@ -352,7 +352,7 @@ def test_a_gallery_is_augmented_in_steps_of_so_many_bytes(
 
 
 def test_who_joins_a_gallery_is_mixed_with_its_neighbours() -> None:
-    gallery, vectors = unit_length(FEATURES[20:]), unit_length(FEATURES[:20])
+    gallery, vectors = unit_length(FEATURES[5:]), unit_length(FEATURES[:20])  # the first row is a neighbour too
     for augment, count in ((2, 1), (5, 4)):
         nearest = Nearest(gallery)
         ours = Refinement.fit(FEATURES, changed(augment=augment, alpha=2)).join(vectors, nearest, lambda r: gallery[r])
@@ -366,7 +366,7 @@ def test_who_joins_a_gallery_is_mixed_with_its_neighbours() -> None:
 
 
 def test_an_expansion_by_hand() -> None:
-    gallery, queries = unit_length(FEATURES[20:]), unit_length(FEATURES[:20])
+    gallery, queries = unit_length(FEATURES[5:]), unit_length(FEATURES[:20])
     for expand in (1, 3):
         nearest = Nearest(gallery)
         ours = Refinement.fit(FEATURES, changed(expand=expand, alpha=3)).expand(queries, nearest, lambda r: gallery[r])
@@ -566,6 +566,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
                 f"{tmp_path}: the projection is not the one that index.json describes; make both anew: dvc repro "
                 "--force index"
             )
+    for name in ("mean", "components"):
+        fitted = Refinement.fit(FEATURES, FULL)
+        setattr(fitted, name, getattr(fitted, name).astype(np.float64))
+        fitted.save(tmp_path)
+        with pytest.raises(LookalikeError, match="is not the one that"):
+            Refinement.load(tmp_path, FULL)
     np.save(tmp_path / "mean.npy", np.zeros(3))
     with pytest.raises(LookalikeError, match="is not the one that"):
         Refinement.load(tmp_path, OFF)
