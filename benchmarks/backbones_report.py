@@ -7,6 +7,7 @@ import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import StrMethodFormatter
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 
@@ -56,11 +57,15 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axis.plot(x, y, marker="o", markersize=8, color=colour, linestyle="", fillstyle="full" if trained else "none",
                   label="" if number else "refined")  # fmt: skip
         text = f"{row['run']}\nD {row['D']}, {row['parameters'] / 1e6:.1f} M" + ("" if trained else ", random weights")
-        axis.annotate(text, (x, y), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        axis.annotate(text, (x, y), (9, 0), textcoords="offset points", va="center", fontsize=9, bbox=box)
     axis.set_ylim(0, 1)
     low, high = table["images/s"].min(), table["images/s"].max()
     axis.set_xlim(low / 1.5, high * 2.5)  # room for the names
     axis.grid(alpha=0.3, which="both")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axis.tick_params(axis="x", which="minor", labelsize=8)
     axis.set_title(
         "Quality against cost" + ("" if table["queries"].nunique() == 1 else "; queries differ, see the table")
     )
