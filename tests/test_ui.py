@@ -246,6 +246,18 @@ def test_it_is_shut_and_silent_by_default() -> None:
     assert any("browser.serverAddress" in part for part in open_to_all)  # else it is asked for on the internet
 
 
+def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:
+    """One in three of them aborted, at these moments."""
+    code = (
+        "import sys, time; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
+        "time.sleep(float(sys.argv[1]))"
+    )
+    for moment in range(16):
+        command = [sys.executable, "-c", code, str(moment * 0.02)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 def test_a_search_needs_no_tensorflow(built: Built) -> None:
     code = (
         "import sys; from pathlib import Path; from lookalike.ui.opened import *\n"

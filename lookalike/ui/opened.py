@@ -64,7 +64,8 @@ class Opened:
         self._network = threading.Lock()  # it embeds one picture at a time, and one large picture is in memory
         self._embedded: OrderedDict[str, tuple[np.ndarray, float]] = OrderedDict()
         self._labels: tuple[int, list[str]] = (-1, [])
-        threading.Thread(target=self._load_network, daemon=True).start()  # while the visitor chooses a picture
+        # While the visitor chooses a picture. No daemon: ended by force within OpenVINO, it would abort the process.
+        threading.Thread(target=self._load_network).start()
 
     def answer(
         self, query: Query | None, k: int, min_similarity: float, label: str | None,
