@@ -145,8 +145,11 @@ class Bench:
         done = folder / "done"
         if done.exists() and done.read_text(encoding="utf-8") == code:  # in an earlier call, with the same code
             return Ran(folder, key, {out: digest(folder / out) for out in sorted(stage.outs)})
-        # Once in some hundred runs a process that had done all its work ended with another status: two failures count.
-        if self._try(stage, params, links, folder) and self._try(stage, params, links, folder):
+        status = self._try(stage, params, links, folder)
+        if status:  # seen in processes that had done all their work, the cause not found: said, and tried once more
+            print(f"{stage.name} ended with status {status}; tried again: {folder}", file=sys.stderr)
+            status = self._try(stage, params, links, folder)
+        if status:
             last = (folder / "log").read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StageFailedError(f"{stage.name} failed ({folder}/params.yaml): {' '.join(last)}")
         done.write_text(code, encoding="utf-8")
