@@ -68,15 +68,19 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int, pooli
 
     Raises LookalikeError for an unknown name, layer or pooling, weights that do not fit, or a download that fails.
     """
-    _check_name(backbone)
-    _check_choices(backbone, weights, pooling)
+    check(backbone, weights, pooling)
+    return cut(build(backbone, weights, file, seed), backbone, layer, pooling)
+
+
+def build(backbone: str, weights: str, file: Path, seed: int) -> keras.Model:
+    """Build all of a backbone: up to its last feature map; of CLIP and SigLIP both towers. See `create`."""
     keras.backend.clear_session()  # or layer names would count on from an earlier network
     keras.utils.set_random_seed(seed)
     if backbone in TOWERS:
         whole = transformers.from_preset(backbone) if weights == "preset" else transformers.build(backbone)
         if weights == "file":
-            _load_weights(whole, file, backbone)
-        return transformers.cut(whole, backbone, layer, pooling)
+            _load_weights(whole, file / transformers.WEIGHTS_FILE if file.is_dir() else file, backbone)
+        return whole
     if weights == "file" and re.fullmatch(r"EfficientNetB\d", backbone):
         raise LookalikeError(
             f"model.weights is file, but Keras builds {backbone} with a layer more for its own ImageNet weights, and a "
@@ -88,7 +92,7 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int, pooli
         whole = _build(backbone, None)
         if weights == "file":
             _load_weights(whole, file, backbone)
-    return _cut(whole, backbone, layer)
+    return whole
 
 
 def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
@@ -215,7 +219,9 @@ def _check_name(backbone: str) -> None:
         raise LookalikeError(f"model.backbone is {backbone!r}; {closest(backbone, names())}")
 
 
-def _check_choices(backbone: str, weights: str, pooling: str) -> None:
+def check(backbone: str, weights: str, pooling: str) -> None:
+    """Raise LookalikeError for a name that is unknown, or what a backbone lacks."""
+    _check_name(backbone)
     if backbone in TOWERS:
         transformers.check_pooling(backbone, pooling)
     elif pooling not in POOLINGS:
@@ -257,7 +263,10 @@ def _load_weights(model: keras.Model, file: Path, backbone: str) -> None:
         raise LookalikeError(f"{file} does not fit {backbone} without its classifier: {reason}") from None
 
 
-def _cut(whole: keras.Model, backbone: str, layer: str) -> keras.Model:
+def cut(whole: keras.Model, backbone: str, layer: str, pooling: str) -> keras.Model:
+    """Cut what `build` built behind a layer, "" for the last, up to what `pooling` pools. See `create`."""
+    if backbone in TOWERS:
+        return transformers.cut(whole, backbone, layer, pooling)
     if not layer:
         return whole
     known = [item.name for item in whole.layers]

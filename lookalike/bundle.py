@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lookalike import manifest, thumbnails, trust
+from lookalike import manifest, texts, thumbnails, trust
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
 from lookalike.network import DESCRIPTION_FILE, OPENVINO_FILE, OPENVINO_WEIGHTS_FILE, check_same_network
@@ -87,7 +87,7 @@ def write(
         shutil.copyfile(trust.trace_of(source.index), partial / "index.json")
         if trust.has_digests(source.model):
             trust.verify(source.model, remedy="lookalike bundle")
-        _copy(source.model, partial / "model", MODEL_FILES)
+        _copy(source.model, partial / "model", (*MODEL_FILES, *(texts.FILES if texts.present(source.model) else ())))
         (partial / thumbnails.FOLDER).mkdir()
         one_more = progress(len(names))
         thumbnails.write((str(name) for name in names), pictures.own, partial / thumbnails.FOLDER, one_more)

@@ -21,8 +21,11 @@ from lookalike.refine import Refinement
 from lookalike.searcher import Matched, Searcher
 from lookalike.state import Hit, Names, State, check_name
 from lookalike.tags import Tags, TextError, Words
+from lookalike.texts import Reader
+from lookalike.vectors import unit_length
 
 LABELS = 64  # classes whose rows are remembered, a byte an image each
+SAID_WEIGHT = 0.5  # of a text that the network reads, beside a picture
 REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
 
 Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
@@ -30,6 +33,11 @@ Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
 
 class Rebuilt(LookalikeError):
     """The index was rebuilt since it was opened; open it again."""
+
+
+def mixed(vectors: np.ndarray, said: np.ndarray, weight: float) -> np.ndarray:
+    """Pictures and a text as one query each: float32 (Q, d) and (1, d), of unit length, -> (Q, d), of unit length."""
+    return unit_length((1 - weight) * vectors + np.float32(weight) * said)
 
 
 class Gallery:
@@ -41,6 +49,7 @@ class Gallery:
         changes: Path,
         tell: Callable[[str], None] = lambda message: None,
         embed: Embed | None = None,
+        read: Reader | None = None,
     ) -> None:
         """Verify, then open what `index` wrote; what a search does not touch stays on disk.
 
@@ -48,13 +57,14 @@ class Gallery:
         changes  data/changes.
         tell     takes what a user should know.
         embed    embeds pictures anew, where changes were made under another network.
+        read     embeds texts, where the network can; asked where there are no tags.
         """
         self._folder = folder
         self.fingerprint = trust.verify(folder)
         self._written = trust.written(folder)
         self.embedding = load_embedding(folder)
         self.journal = Journal(changes)
-        self._tell, self._embed = tell, embed
+        self._tell, self._embed, self._read = tell, embed, read
         self._index = indexes.open_file(folder)
         self.refinement = Refinement.load(folder, indexes.load_plan(folder).refine)
         # Views: a memory map's own indexing takes longer than to read what it is asked for.
@@ -93,22 +103,27 @@ class Gallery:
         k               1 to the number of images.
         min_similarity  the least cosine of a hit.
         label           search this class only; then fewer than k hits are all of the class.
-        text            words that the images' tags are compared with, too. Alone, or at weight 1, it finds only what
-                        shares a word.
-        text_weight     of the words beside a picture, 0 to 1; by default what the index was built with.
+        text            words that the images' tags are compared with, too; alone, or at weight 1, it finds only what
+                        shares a word. Where there are no tags and the network reads texts: with the images themselves.
+        text_weight     of the words beside a picture, 0 to 1; `text_weight` by default.
 
         Raises LookalikeError for a k out of range and a class that no image has, TextError for words that no image has.
         """
         state = self.state
         indexes.check_k(k, len(state))
         weight = self._weight(text_weight, text is not None)
-        words = None if text is None else self._tagged().query(text)
-        if features is None:
-            if words is None or text_weight is not None:
-                raise TextError("a search needs a picture, or a text without a weight, or both; give one")
+        said = self._said(text)
+        words = None if text is None or said is not None else self._tagged().query(text)
+        if features is None and (text is None or text_weight is not None):
+            raise TextError("a search needs a picture, or a text without a weight, or both; give one")
+        if features is not None:
+            queries = self.refinement.project(self._checked(features))
+            indexes.check_queries(queries, k, len(state), self._index.dim)
+            queries = queries if said is None else mixed(queries, said, weight)
+        elif said is not None:
+            queries = said
+        elif words is not None:
             return [self._hits_of_words(state, words, k, min_similarity, label)]
-        queries = self.refinement.project(self._checked(features))
-        indexes.check_queries(queries, k, len(state), self._index.dim)
         if words is None or not weight:
             return self._hits(state, queries, k, min_similarity, label)
         return [self._hits_of_both(state, query, words, weight, k, min_similarity, label) for query in queries]
@@ -119,19 +134,35 @@ class Gallery:
     ) -> list[Hit]:  # fmt: skip
         """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others.
 
-        text         words beside it; None for its own tags, if it has some.
-        text_weight  of the words, 0 to 1; by default what the index was built with.
+        text         words beside it, as in `search`; None for its own tags, if it has some.
+        text_weight  of the words, 0 to 1; `text_weight` by default.
         """
         state = self.state
         row = state.row(path)
         if not 1 <= k < len(state):
             raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
-        weight = self._weight(text_weight, self.tags is not None)
-        words = self._own_words(path) if text is None else self._tagged().query(text)
+        weight = self._weight(text_weight, self.tags is not None or text is not None)
+        said = self._said(text)
+        words = None
+        if said is None:
+            words = self._own_words(path) if text is None else self._tagged().query(text)
         vector = state.searcher.index.vectors(np.array([row]))
+        vector = vector if said is None else mixed(vector, said, weight)
         if words is None or not weight:
             return self._hits(state, vector, k + 1, min_similarity, label, row)[0][:k]
         return self._hits_of_both(state, vector[0], words, weight, k + 1, min_similarity, label, row)[:k]
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a text is compared with the images themselves."""
+        return self.tags is None and self._read is not None
+
+    @property
+    def text_weight(self) -> float | None:
+        """What words weigh beside a picture, if a search does not say; None where words find nothing."""
+        if self.tags is not None:
+            return self.tags.weight
+        return SAID_WEIGHT if self._read else None
 
     def tagged(self) -> int:
         """How many images have tags."""
@@ -222,20 +253,31 @@ class Gallery:
         order = np.argsort(rows)
         return Matched(rows[order], cosines[order])
 
+    def _said(self, text: str | None) -> np.ndarray | None:
+        """A text as the network sees it, refined: float32 (1, d); None where tags are what it is compared with."""
+        if text is None or self.tags is not None or self._read is None:
+            return None
+        return self.refinement.project(self._checked(self._read(text)[np.newaxis]))
+
     def _own_words(self, path: str) -> Words | None:
         row = self._names.row(path)
         return self.tags.own(row) if self.tags and row is not None else None
 
     def _tagged(self) -> Tags:
         if self.tags is None:
-            raise TextError("the index has no tags, so a text finds nothing; set index.tags.file and: dvc repro index")
+            raise TextError(
+                "the index has no tags, so a text finds nothing; set index.tags.file and: dvc repro index; or take a "
+                "network that reads texts (docs/embeddings.md)"
+            )
         return self.tags
 
     def _weight(self, given: float | None, words: bool) -> float:
         """The weight of words; 0 where there are none."""
+        usual = self.text_weight
         if given is None:
-            return self.tags.weight if self.tags and words else 0
-        self._tagged()
+            return usual or 0 if words else 0
+        if usual is None:
+            self._tagged()
         if not words:
             raise TextError(f"text weight {given} has no text that it would weigh; give one, or no weight")
         if not 0 <= given <= 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import images, indexes, trust
+from lookalike import images, indexes, texts, trust
 from lookalike.gallery import Gallery
 from lookalike.network import check_same_network
 from lookalike.runtimes import Embedder, openvino
@@ -24,14 +24,26 @@ class Pictures:
     ) -> None:
         """Open what `index` and `model` wrote, and the changes made since. `tell` takes what a user should know."""
         self._model = model
-        self.gallery = Gallery(index, changes, tell, self.embed)
+        self.gallery = Gallery(index, changes, tell, self.embed, self.read if texts.present(model) else None)
 
     @cached_property
     def _network(self) -> Embedder:
+        self._check()
+        return openvino.load(self._model, self.gallery.embedding.image_size, 1, "float32")
+
+    @cached_property
+    def _reader(self) -> texts.Reader:
+        self._check()
+        return texts.load(self._model)
+
+    def _check(self) -> None:
         if trust.has_digests(self._model):  # a bundle's
             trust.verify(self._model, remedy="lookalike bundle")
         check_same_network(self.gallery.embedding, self._model)
-        return openvino.load(self._model, self.gallery.embedding.image_size, 1, "float32")
+
+    def read(self, text: str) -> np.ndarray:
+        """Embed a text, where the network is CLIP's and its text tower is there: float32 (D,)."""
+        return self._reader(text)
 
     def embed(self, content: bytes) -> np.ndarray:
         """Decode an image file's content and embed it: float32 (D,). Raises ImageError if it cannot be decoded."""

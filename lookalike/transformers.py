@@ -9,6 +9,7 @@ from lookalike.errors import LookalikeError, closest
 from lookalike.tf import keras
 from lookalike.towers import TOWERS, Family, Tower
 
+WEIGHTS_FILE = "model.weights.h5"  # in a preset's folder
 EXTRA = "pip install -r requirements-vit.txt"
 # Mean and standard deviation of a channel, pixels counted from 0 to 1, as each family was trained: Google's ViT and
 # SigLIP; ImageNet's for DINOv2; OpenAI's for CLIP (their image processors, and KerasHub's tools/checkpoint_conversion).
@@ -87,7 +88,7 @@ def from_preset(name: str) -> keras.Model:
     except Exception as error:  # whatever the clients of Kaggle and of the web raise
         raise LookalikeError(
             f"model.weights is preset, but {name} could not be fetched: {' '.join(str(error).split())[:300]}. With no "
-            "network: model.weights=file and model.file=<path of the preset's model.weights.h5>"
+            f"network: model.weights=file and model.file=<folder of the preset, or its {WEIGHTS_FILE}>"
         ) from None
 
 

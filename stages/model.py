@@ -4,6 +4,7 @@ Reads   the network, or model.file, or nothing      according to model.weights i
 Writes  data/model/architecture.json                the network up to model.layer, and
         data/model/model.weights.h5                 its weights, for Keras
         data/model/network.xml, network.bin         the same from pixels to embedding, for OpenVINO
+        data/model/tokenizer.json, text.xml, text.bin   of CLIP with its head: what reads texts
         data/model/model.json                       backbone, layer, pooling, D
         data/model.json                             the same and the weights' hash, for Git
 
@@ -41,16 +42,23 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "model", Settings)
 
-    from lookalike import backbones  # TensorFlow: seconds that --help and a mistake in params need not wait
+    from lookalike import backbones, text_tower  # TensorFlow: seconds that --help and a mistake need not wait
 
     file = Path(settings.file)
-    model = backbones.create(settings.backbone, settings.weights, file, settings.layer, settings.seed, settings.pooling)
+    backbones.check(settings.backbone, settings.weights, settings.pooling)
+    whole = backbones.build(settings.backbone, settings.weights, file, settings.seed)
+    model = backbones.cut(whole, settings.backbone, settings.layer, settings.pooling)
+    preset = text_tower.preset_of(settings.backbone, settings.weights, file, settings.pooling)
     with new_folder(args.model) as folder:
         description = backbones.save(model, settings.backbone, settings.weights, settings.pooling, folder)
+        if preset:
+            text_tower.save(whole, settings.backbone, preset, folder)
     sha256 = file_digest(args.model / network.WEIGHTS_FILE)
     write_json(args.model.with_suffix(".json"), {**asdict(description), "weights_sha256": sha256})
     stage.notice(
-        "model", f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"
+        "model",
+        f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"
+        + (", and texts beside pictures" if preset else ""),
     )
 
 

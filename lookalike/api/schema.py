@@ -58,7 +58,9 @@ ItemId = Annotated[str, Path(description="As a search shows it.", max_length=400
 K = Annotated[int | None, Query(description="How many; by default 10, or all where there are fewer.", ge=1, le=K_MOST)]
 Least = Annotated[float, Query(description="The least cosine of a hit.", ge=-1, le=1, allow_inf_nan=False)]
 Label = Annotated[str | None, Query(description="Find images of this class only.", max_length=200)]
-TEXT_HELP = "Words that the images' tags are compared with, too; needs an index with tags."
+TEXT_HELP = (
+    "Words that the images' tags are compared with, too; needs an index with tags, or a network that reads texts."
+)
 Text = Annotated[str | None, Query(description=TEXT_HELP, min_length=1, max_length=1000)]
 WEIGHT_HELP = "Of words beside a picture: 0 the picture alone, 1 the words alone; by default the index's."
 TextWeight = Annotated[float | None, Query(description=WEIGHT_HELP, ge=0, le=1, allow_inf_nan=False)]

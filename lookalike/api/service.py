@@ -63,6 +63,7 @@ class Service:
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
         self._decoders = ThreadPoolExecutor(cores(), "decode")
         self._askers, self._brief = Askers(cores(), "ask", alone), Brief()
+        self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
         self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
@@ -77,6 +78,7 @@ class Service:
         self._decoders.shutdown(cancel_futures=True)
         self._batcher.close()
         self._askers.close()
+        self._reader.close()
         self._changer.close()
 
     def _open(self) -> Pictures:
@@ -130,8 +132,8 @@ class Service:
                 raise explained(error, gallery.state, label) from None
 
         if content is None:
-            return await self._ask(self._askers, lambda gallery: ask(gallery, None))
-        return await self._with_vector(content, self._askers, ask)
+            return await self._ask(self._pool(text), lambda gallery: ask(gallery, None))
+        return await self._with_vector(content, self._pool(text), ask)
 
     async def similar(
         self, item: str, k: int | None, least: float, label: str | None, text: str | None, weight: float | None
@@ -150,7 +152,7 @@ class Service:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error, gallery.state, label) from None
 
-        return await self._ask(self._askers, ask)
+        return await self._ask(self._pool(text), ask)
 
     async def item(self, item: str) -> Item:
         """What an image is called."""
@@ -249,6 +251,9 @@ class Service:
             if answer is not None:
                 return answer
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
+
+    def _pool(self, text: str | None) -> Askers:
+        return self._reader if text is not None and self._opened().gallery.reads_texts else self._askers
 
     async def _ask(self, pool: Askers, ask: Callable[[Gallery], T]) -> T:
         """Ask the collection: here where that is brief, in a thread otherwise, and always where it is changed."""

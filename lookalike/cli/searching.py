@@ -30,8 +30,9 @@ def search_options(command: Command) -> Command:
         click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG",
                      help="Also draw the hits, a row a picture, into this file."),
         click.option("--text-weight", type=click.FloatRange(0, 1), help="Of words beside a picture: 0 the picture "
-                     "alone, 1 the words alone.  [default: index.tags.weight]"),
-        click.option("--text", help="Words that the images' tags are compared with, too; needs index.tags.file."),
+                     "alone, 1 the words alone.  [default: index.tags.weight, or 0.5 where the network reads texts]"),
+        click.option("--text", help="Words that the images' tags are compared with, too; needs index.tags.file, "
+                     "or a network that reads texts."),
         click.option("--label", help="Find images of this class only."),
         click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True,
                      help="The least cosine of a hit."),
@@ -51,7 +52,8 @@ def search(
 ) -> None:  # fmt: skip
     r"""Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
 
-    With --text also by their tags; without PICTURES by tags alone, which needs no network.
+    With --text also by their tags; without PICTURES by tags alone, which needs no network. Where there are no tags
+    and the network is CLIP's, a text is compared with the images themselves: docs/embeddings.md.
 
     \b
     lookalike search photo.jpg

@@ -94,12 +94,13 @@ def _settings(opened: Opened) -> Wanted:
 
 def _words(opened: Opened) -> tuple[str | None, float | None]:
     """Words, and their weight beside a picture."""
-    tags = opened.gallery.tags
-    if tags is None:
+    usual = opened.gallery.text_weight
+    if usual is None:
         return None, None
-    text = st.text_input("With these words", key="words", max_chars=WORDS_MOST, placeholder="in its tags").strip()
+    where = "that say what it shows" if opened.gallery.reads_texts else "in its tags"
+    text = st.text_input("With these words", key="words", max_chars=WORDS_MOST, placeholder=where).strip()
     weight = st.slider(
-        "Weight of words", 0.0, 1.0, tags.weight, key="weight",
+        "Weight of words", 0.0, 1.0, usual, key="weight",
         help="Beside a picture: 0 compares pictures alone, 1 words alone. An image of the collection has its own.",
     )  # fmt: skip
     return text or None, weight

@@ -1,0 +1,214 @@
+"""A text compared with images by CLIP: KerasHub's own answers, read without it. Random weights, a small vocabulary."""
+
+import asyncio
+import json
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_collection import coloured
+
+from lookalike import bundle, cli, images, indexes, manifest, searcher, texts
+from lookalike.errors import LookalikeError
+from lookalike.files import new_folder, write_json
+from lookalike.gallery import Gallery
+from lookalike.network import Embedding, describe
+from lookalike.pictures import Pictures
+from lookalike.runtimes import openvino
+from lookalike.vectors import unit_length
+
+pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
+pytestmark = pytest.mark.slow  # TensorFlow
+WORDS = ["red", "a red shoe", "A  Red\tSHOE!", "it's 42 — naïve café ☕", "", "shoe " * 40]
+MERGES = ["r e", "re d</w>", "s h", "o e</w>", "sh oe</w>", "e r"]
+
+
+def vocabulary() -> dict[str, int]:
+    """CLIP's in small: every byte, every byte at a word's end, what is merged, start and end."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    signs = [chr(byte) for byte in plain] + [chr(256 + number) for number in range(256 - len(plain))]
+    merged = [merge.replace(" ", "") for merge in MERGES]
+    tokens = [*signs, *(f"{sign}</w>" for sign in signs), *merged, "<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset's folder, as KerasHub keeps one."""
+    from keras_hub.models import CLIPTokenizer
+
+    from lookalike import transformers
+    from lookalike.tf import keras
+
+    folder = tmp_path_factory.mktemp("preset") / "clip"
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(5)
+    transformers.build("clip_tiny").save_to_preset(str(folder))
+    CLIPTokenizer(vocabulary=vocabulary(), merges=MERGES, pad_with_end_token=True).save_to_preset(str(folder))
+    return folder
+
+
+def make(preset: Path, folder: Path, *, pooling: str = "head") -> Path:
+    """Network files, as the stage `model` writes them."""
+    from lookalike import backbones, text_tower
+
+    whole = backbones.build("clip_tiny", "file", preset, 0)
+    folder.mkdir(parents=True)
+    backbones.save(backbones.cut(whole, "clip_tiny", "", pooling), "clip_tiny", "file", pooling, folder)
+    if text_tower.preset_of("clip_tiny", "file", preset, pooling):
+        text_tower.save(whole, "clip_tiny", str(preset), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def collection(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures embedded by the image tower, indexed as they are."""
+    folder = tmp_path_factory.mktemp("collection")
+    model = make(preset, folder / "model")
+    embed, found = openvino.load(model, 64, 1, "float32"), {}
+    for label in ("blue", "green", "red"):
+        (folder / "raw" / label).mkdir(parents=True)
+        for number in range(8):
+            path = f"{label}/{number}.png"
+            coloured(label, number).save(folder / "raw" / path)
+            pixels = images.fit(images.decode((folder / "raw" / path).read_bytes(), 10**7), 64, "pad")
+            found[path] = embed(pixels[np.newaxis])[0]
+    chosen = indexes.Settings.model_validate({
+        "kind": "flat", "storage": "float32", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
+        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
+        "refine": {"power": 1, "pca": 0, "whiten": 0, "augment": 0, "expand": 0, "alpha": 1, "rerank": 0},
+        "tags": {"file": "data/none", "weight": 0.3},
+    })  # fmt: skip
+    paths, features = sorted(found), np.stack([found[path] for path in sorted(found)])
+    np.save(folder / "features.npy", features)
+    refinement, tuned, why = searcher.build(features, chosen)
+    with new_folder(folder / "index") as partial:
+        labels = np.array([path.split("/")[0] for path in paths])
+        indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
+        Embedding(describe(model), 64, "pad").save(partial)
+        files = manifest.digests(partial)
+    write_json(folder / "index.json", {"files": files})
+    return folder
+
+
+@pytest.fixture
+def opened(collection: Path, tmp_path: Path) -> Pictures:
+    return Pictures(collection / "index", collection / "model", tmp_path / "changes")
+
+
+def test_texts_are_read_as_kerashub_reads_them(preset: Path, collection: Path) -> None:
+    """Tokens and vectors, against KerasHub's tokenizer, packer and text tower."""
+    from keras_hub.models import CLIPBackbone, CLIPPreprocessor, CLIPTokenizer
+    from tokenizers import Tokenizer
+
+    plain = CLIPTokenizer.from_preset(str(preset))
+    packed = CLIPPreprocessor(plain, sequence_length=16)({"prompts": WORDS, "images": None})["token_ids"]
+    ids = np.asarray(packed)  # (6, 16)
+    ours = Tokenizer.from_file(str(collection / "model" / texts.TOKENIZER_FILE))
+    assert [ours.encode(text).ids for text in WORDS] == ids.tolist()
+    expected = np.asarray(CLIPBackbone.from_preset(str(preset)).get_text_embeddings(ids))
+    read = texts.load(collection / "model")
+    rows = np.stack([read(text) for text in WORDS])
+    assert (rows.shape, rows.dtype) == ((6, 32), np.float32)
+    assert np.abs(rows - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert np.array_equal(rows, np.stack([read(text) for text in WORDS]))
+    assert np.array_equal(read("a red shoe"), read("A  RED shoe"))
+    assert not np.array_equal(read("a red shoe"), read("a shoe"))
+
+
+def test_a_text_finds_by_cosine_to_the_images(collection: Path, opened: Pictures) -> None:
+    """Text alone, mixed with a picture, and with one of the collection; against the vectors themselves."""
+    features = unit_length(np.load(collection / "features.npy"))  # (24, 32), rows sorted by path
+    said = unit_length(texts.load(collection / "model")("a red shoe")[np.newaxis])
+    content = (collection / "raw/green/3.png").read_bytes()
+    asked = unit_length(opened.embed(content)[np.newaxis])
+
+    def expected(query: np.ndarray) -> list[float]:
+        return sorted((features @ unit_length(query)[0]).tolist(), reverse=True)
+
+    hits = opened.search(None, 24, text="a red shoe")
+    assert np.allclose([hit.cosine for hit in hits], expected(said), atol=1e-6)
+    assert [hit.text for hit in hits] == [None] * 24
+    for weight in (0.0, 0.3, 1.0, None):
+        both = opened.search(content, 24, text="a red shoe", text_weight=weight)
+        mixed = (1 - (0.5 if weight is None else weight)) * asked + (0.5 if weight is None else weight) * said
+        assert np.allclose([hit.cosine for hit in both], expected(mixed), atol=1e-6)
+    like = opened.gallery.similar("green/3.png", 23, text="a red shoe")
+    mixed = unit_length(0.5 * features[11:12] + 0.5 * said)  # the fourth of the second eight
+    own = float(features[11] @ mixed[0])
+    assert np.allclose([own, *(hit.cosine for hit in like)] if own > like[0].cosine else sorted(
+        [own, *(hit.cosine for hit in like)], reverse=True), expected(mixed), atol=1e-6)  # fmt: skip
+    assert opened.gallery.similar("green/3.png", 5) == opened.gallery.similar("green/3.png", 5, text_weight=None)
+
+
+def test_the_command_and_a_bundle_search_with_a_text(collection: Path, opened: Pictures, tmp_path: Path) -> None:
+    where = ["--index", str(collection / "index"), "--model", str(collection / "model"),
+             "--changes", str(tmp_path / "changes")]  # fmt: skip
+    done = CliRunner().invoke(cli.app, ["search", "--text", "a red shoe", "-k", "3", "--json", *where])
+    assert done.exit_code == 0, done.output
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [hit["path"] for hit in shown] == [hit.path for hit in opened.search(None, 3, text="a red shoe")]
+    source = bundle.Source(collection / "index", collection / "model", collection / "raw", tmp_path, tmp_path)
+    bundle.write(tmp_path / "served", opened, source, without_changes=False, progress=lambda count: lambda: None)
+    served = Pictures(tmp_path / "served/index", tmp_path / "served/model", tmp_path / "none")
+    assert served.search(None, 3, text="a red shoe") == opened.search(None, 3, text="a red shoe")
+    (tmp_path / "served/model/text.bin").write_bytes(b"other")
+    with pytest.raises(LookalikeError, match=r"text\.bin"):
+        Pictures(tmp_path / "served/index", tmp_path / "served/model", tmp_path / "none").search(None, 3, text="x")
+
+
+def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="pip install -r requirements-serve.txt")
+    from lookalike.api.service import Service
+    from lookalike.api.settings import Settings
+
+    service = Service(Settings(collection / "index", collection / "model", tmp_path / "none"), print)
+    service.open()
+    service.load().result()
+    content, wanted = (collection / "raw/green/3.png").read_bytes(), opened.search(None, 3, text="a red shoe")
+    with closing(service):
+        assert asyncio.run(service.search(None, 3, -1, None, "a red shoe", None)) == wanted
+        both = asyncio.run(service.search(content, 3, -1, None, "a red shoe", 0.3))
+    assert both == opened.search(content, 3, text="a red shoe", text_weight=0.3)
+
+
+def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lookalike import text_tower
+    from lookalike.towers import TOWERS
+
+    text, known = TOWERS["clip_tiny"].text, vocabulary()
+    for wrong in ({**known, "later": len(known)}, {"a": 0}, {**known, **{f"more{n}": -n for n in range(200)}}):
+        with pytest.raises(LookalikeError, match=r"is not that of the tower, which knows 600; <\|startoftext\|> and"):
+            text_tower.tokenizer(wrong, [], text)
+    # A weights file alone, another pooling, random weights: images alone, and the way out when a text comes.
+    weights = preset / "model.weights.h5"
+    for answer in (("file", weights, "head"), ("file", preset, "cls"), ("random", preset, "head")):
+        assert text_tower.preset_of("clip_tiny", *answer) == ""
+    without = tmp_path / "model"
+    shutil.copytree(collection / "model", without)
+    for name in texts.FILES:
+        (without / name).unlink()
+    silent = Pictures(collection / "index", without, tmp_path / "changes")
+    with pytest.raises(LookalikeError, match=r"has no tags, .*; or take a network that reads texts"):
+        silent.search(None, 3, text="red")
+    empty = tmp_path / "preset"
+    shutil.copytree(preset, empty)
+    (empty / "tokenizer.json").unlink()
+    with pytest.raises(LookalikeError, match=r"the tokenizer of the preset .*preset cannot be read"):
+        make(empty, tmp_path / "other")
+    broken = tmp_path / "broken"
+    shutil.copytree(collection / "model", broken)
+    (broken / texts.TOKENIZER_FILE).write_text("{}")
+    with pytest.raises(LookalikeError, match=r"broken cannot read texts: .*dvc repro --force model"):
+        texts.load(broken)
+    with pytest.raises(LookalikeError, match=r"text weight 0\.5 has no text"):
+        Gallery(collection / "index", tmp_path / "changes", read=lambda text: np.zeros(32)).search(
+            np.ones((1, 32), np.float32), 3, text_weight=0.5
+        )
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(LookalikeError, match=r"tokenizers, .*: pip install -r requirements-vit\.txt"):
+        texts.load(collection / "model")
