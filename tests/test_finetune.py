@@ -28,6 +28,8 @@ from lookalike.network import Embedding, Network, beside, describe
 from lookalike.vectors import unit_length
 from proof.graph import stages
 
+pytestmark = pytest.mark.slow  # TensorFlow trains networks
+
 SETTINGS = params.load(ROOT / "params.yaml", "finetune", Settings)
 PROTOCOL = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
 COMMAND = ("python", "finetune/finetune.py", "data/processed", "data/model", "data/finetuned")
