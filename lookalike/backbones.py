@@ -95,17 +95,19 @@ def build(backbone: str, weights: str, file: Path, seed: int) -> keras.Model:
     return whole
 
 
-def save(model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path) -> Network:
+def save(
+    model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path, *, mirror: bool = False
+) -> Network:
     """Write the network files; returns what they describe."""
     (folder / ARCHITECTURE_FILE).write_text(model.to_json(indent=1) + "\n", encoding="utf-8")
     _check_room(model, folder)
     model.save_weights(folder / WEIGHTS_FILE)
-    fingerprint = hashlib.sha256(pooling.encode())
+    fingerprint = hashlib.sha256((pooling + " mirror" * mirror).encode())
     for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
         fingerprint.update((folder / name).read_bytes())
     network = Network(
         backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params(),
-        fingerprint.hexdigest(),
+        fingerprint.hexdigest(), mirror,
     )  # fmt: skip
     from lookalike.ov import ov  # whoever loads a network with Keras has no need of it
     from lookalike.ov import save as save_openvino
@@ -170,16 +172,24 @@ def preprocess(pixels: Any, backbone: str) -> Any:
 
 
 def _embedder(cut: keras.Model, network: Network, image_size: int | None) -> keras.Model:
-    """Put normalisation before a feature network and pooling behind it; `image_size` None leaves the size open."""
+    """Put normalisation before a feature network and pooling behind it; `image_size` None leaves the size open.
+
+    With `network.mirror` an embedding is the mean of the image's and its mirror image's, a usual way to ask a network
+    once more: Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep CNNs, 2012, section 4.1.
+    """
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
+    pixels = keras.ops.concatenate([inputs, inputs[:, :, ::-1]]) if network.mirror else inputs  # (2 B, S, S, 3)
     try:
-        features = cut(preprocess(inputs, network.backbone), training=False)
+        features = cut(preprocess(pixels, network.backbone), training=False)
     except ValueError as error:  # nothing is left of so small a picture before the last layer
         raise LookalikeError(
             f"{network.backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())[:200]}; "
             "choose a larger size, or an earlier model.layer"
         ) from None
-    return keras.Model(inputs, pool(keras.ops.cast(features, "float32"), network.pooling, network.backbone))
+    vectors = pool(keras.ops.cast(features, "float32"), network.pooling, network.backbone)
+    if network.mirror:
+        vectors = keras.ops.mean(keras.ops.reshape(vectors, (2, -1, network.dim)), axis=0)
+    return keras.Model(inputs, vectors)
 
 
 def _set_policy(node: Any, policy: str) -> None:

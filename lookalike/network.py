@@ -37,7 +37,8 @@ class Network:
     pooling: str  # avg, max or gem; of a vision transformer also cls or head
     dim: Annotated[int, Field(ge=1)]  # D
     parameters: int
-    fingerprint: str  # SHA-256 over architecture, weights and pooling: whatever runs it, it is the same network
+    fingerprint: str  # SHA-256 over architecture, weights, pooling and mirror: whatever runs it, it is the same network
+    mirror: bool = False  # whether the embedding is the mean of those of the image and of its mirror image
 
 
 @with_config(ConfigDict(extra="forbid"))

@@ -89,6 +89,7 @@ def keys(folder: Path) -> dict[str, Key]:
         "model.file": Key("small/1.weights.h5", {"model.weights": "file", "model.file": "small/0.weights.h5"}),
         "model.layer": Key(DEEPER),
         "model.pooling": Key("max"),
+        "model.mirror": Key(True),
         "model.seed": Key(1),
         "extract.model": Key("data/finetuned", TUNED | {"extract.model": "data/model"}),
         "extract.runtime": Key("openvino"),

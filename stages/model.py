@@ -5,7 +5,7 @@ Writes  data/model/architecture.json                the network up to model.laye
         data/model/model.weights.h5                 its weights, for Keras
         data/model/network.xml, network.bin         the same from pixels to embedding, for OpenVINO
         data/model/tokenizer.json, text.xml, text.bin   of CLIP with its head: what reads texts
-        data/model/model.json                       backbone, layer, pooling, D
+        data/model/model.json                       backbone, layer, pooling, mirror, D
         data/model.json                             the same and the weights' hash, for Git
 
     python stages/model.py data/model
@@ -32,6 +32,7 @@ class Settings(params.Section):
     file: str
     layer: str
     pooling: Literal["avg", "max", "gem", "cls", "head"]
+    mirror: bool
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -50,7 +51,9 @@ def main() -> None:
     model = backbones.cut(whole, settings.backbone, settings.layer, settings.pooling)
     preset = text_tower.preset_of(settings.backbone, settings.weights, file, settings.pooling)
     with new_folder(args.model) as folder:
-        description = backbones.save(model, settings.backbone, settings.weights, settings.pooling, folder)
+        description = backbones.save(
+            model, settings.backbone, settings.weights, settings.pooling, folder, mirror=settings.mirror
+        )
         if preset:
             text_tower.save(whole, settings.backbone, preset, folder)
     sha256 = file_digest(args.model / network.WEIGHTS_FILE)

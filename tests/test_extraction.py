@@ -22,6 +22,7 @@ from lookalike.collection import ArrayWriter
 from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.errors import LookalikeError
+from lookalike.network import describe
 
 pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
 
@@ -37,10 +38,13 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def make(folder: Path, backbone: str = "MobileNetV2", layer: str = "", pooling: str = "avg", seed: int = 0) -> Path:
+def make(
+    folder: Path, backbone: str = "MobileNetV2", layer: str = "", pooling: str = "avg", seed: int = 0,
+    *, mirror: bool = False,
+) -> Path:  # fmt: skip
     folder.mkdir()
     model = backbones.create(backbone, "random", NONE, layer, seed)
-    backbones.save(model, backbone, "random", pooling, folder)
+    backbones.save(model, backbone, "random", pooling, folder, mirror=mirror)
     return folder
 
 
@@ -59,10 +63,14 @@ def rows_of(extractor: Extractor, pixels: np.ndarray, block: int = 7) -> np.ndar
 # --- the same bits -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone", ["MobileNetV2", "ResNet50", "EfficientNetV2B0", "ConvNeXtTiny"])
-def test_a_row_does_not_depend_on_its_company(tmp_path: Path, backbone: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "mirror"),
+    [("MobileNetV2", False), ("MobileNetV2", True), ("ResNet50", False), ("EfficientNetV2B0", False),
+     ("ConvNeXtTiny", False)],
+)  # fmt: skip
+def test_a_row_does_not_depend_on_its_company(tmp_path: Path, backbone: str, mirror: bool) -> None:
     """What the cache rests on: an image's bits are the same wherever in a batch it stands, and beside whom."""
-    folder = make(tmp_path / "m", backbone)
+    folder = make(tmp_path / "m", backbone, mirror=mirror)
     np.save(tmp_path / "calibration.npy", PIXELS[:5])
     ways = [("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "int8")]
     able = runtimes.openvino.able()
@@ -88,6 +96,21 @@ def test_openvino_runs_the_network_that_keras_runs(tmp_path: Path, backbone, lay
     cosines = (keras * ov).sum(axis=1) / np.linalg.norm(keras, axis=1) / np.linalg.norm(ov, axis=1)
     assert cosines.min() > 0.999999
     assert keras.std(axis=0).max() > 0
+
+
+def test_with_its_mirror_image_an_embedding_is_the_mean_of_both(tmp_path: Path) -> None:
+    """And the same for the mirror image; another network by its fingerprint, so that a search is not asked with it."""
+    layer = "block_6_expand_relu"  # before random weights have made everything alike
+    plain, mirrored = make(tmp_path / "p", layer=layer), make(tmp_path / "m", layer=layer, mirror=True)
+    for name in runtimes.RUNTIMES:
+        alone, both = (runtimes.runtime(name).load(folder, 64, 4, "float32") for folder in (plain, mirrored))
+        pixels, other = PIXELS[:4], np.ascontiguousarray(PIXELS[:4, :, ::-1])
+        expected = (np.array(alone(pixels)) + np.array(alone(other))) / 2
+        assert np.abs(np.array(alone(pixels)) - expected).max() > 1e-3 * np.abs(expected).max()
+        for asked in (pixels, other):
+            assert np.abs(np.array(both(asked)) - expected).max() < 1e-5 * np.abs(expected).max(), name
+    first, second = describe(plain), describe(mirrored)
+    assert (first.mirror, second.mirror) == (False, True) and first.fingerprint != second.fingerprint
 
 
 def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from lookalike.finetuning.batches import Batches
 from lookalike.finetuning.settings import Settings
 from lookalike.finetuning.views import view
 from lookalike.network import Embedding, Network, beside, describe
+from lookalike.params import UNUSED
 from lookalike.vectors import unit_length
 from proof.graph import stages
 
@@ -264,7 +265,7 @@ def here(home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
     return home
 
 
-def tune(project: Project, images: Images | None = None, **values):
+def tune(project: Project, images: Images | None = None, model: Path | None = None, **values):
     from lookalike.finetuning import tuning
 
     images = images or load_images(project.folder / "data/processed")
@@ -272,7 +273,7 @@ def tune(project: Project, images: Images | None = None, **values):
     settings = changed(settings, **{"epochs": 2, "patience": 9} | values)
     chosen = material.choose(images.paths, images.labels, images.sha256, PROTOCOL, settings)
     rows: list[dict[str, float]] = []
-    return tuning.tune(images, project.folder / "data/model", chosen, settings, rows.append), rows
+    return tuning.tune(images, model or project.folder / "data/model", chosen, settings, rows.append), rows
 
 
 def test_no_pixel_of_a_query_reaches_a_weight(here: Project) -> None:
@@ -324,6 +325,30 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
         assert (unit_length(embed(np.array(images.pixels))) * expected).sum(axis=1).min() > least, runtime
     start = np.load(here.folder / "data/features/features.npy")
     assert np.abs(unit_length(start) - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize("layer", ["", "block_16_project_BN"])
+def test_a_network_that_looks_at_mirror_images_too_is_trained_and_saved_so(
+    here: Project, tmp_path: Path, layer: str
+) -> None:
+    from lookalike import backbones
+    from lookalike.finetuning import tuning
+
+    start, saved = tmp_path / "start", tmp_path / "saved"
+    for folder in (start, saved):
+        folder.mkdir()
+    plain = backbones.create("MobileNetV2", "random", Path(UNUSED), "", 0)
+    backbones.save(plain, "MobileNetV2", "random", "avg", start, mirror=True)
+    with pytest.raises(LookalikeError, match=r"model\.mirror is true.*set finetune\.flip to true and .*views to 2"):
+        tune(here, model=start, layer=layer)
+    tuned, _ = tune(here, model=start, layer=layer, flip=True, epochs=1)
+    assert tuned.save(saved).mirror
+    images = load_images(here.folder / "data/processed")
+    every, settings = np.arange(len(images.pixels)), changed(flip=True, views=2, layer=layer)
+    expected = {start: tuning.untrained(images, start, settings), saved: tuned.trainer.embed(every)}
+    for folder, rows in expected.items():
+        found = runtimes.openvino.load(folder, 32, len(every), "float32")(np.array(images.pixels))
+        assert (unit_length(np.array(found)) * unit_length(rows)).sum(axis=1).min() > 0.9999
 
 
 def test_a_training_lowers_its_loss(here: Project) -> None:

@@ -29,16 +29,17 @@ class Trainer:
 
     def __init__(
         self, model: keras.Model, frozen: np.ndarray, labels: np.ndarray, material: Material, settings: Settings,
-        folder: Path,
+        folder: Path, *, mirror: bool = False,
     ) -> None:  # fmt: skip
         """Take what is to be trained, and go on from the checkpoint in `folder` if there is one.
 
         model   float32 (B, ...) -> (B, d): what lies behind the frozen layers.
         frozen  float32, (V, N, ...): what those made of every view of every image.
         labels  str, (N,).
+        mirror  whether an embedding is the mean of those of views 0 and 1, the image and its mirror image.
         """
         self._model, self._frozen, self._labels, self._settings = model, frozen, labels, settings
-        self.material, self._folder = material, folder
+        self.material, self._folder, self._mirror = material, folder, mirror
         codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
         self._batches = Batches(
             material.train, codes[material.train], settings.classes, settings.images, len(frozen), settings.seed
@@ -123,8 +124,8 @@ class Trainer:
         return float(found.per_query["AP"].mean())
 
     def embed(self, rows: np.ndarray) -> np.ndarray:
-        """Embed the images themselves, not their views: int64 (n,) -> float32 (n, d)."""
-        return through(self._embed, self._frozen[0], rows)
+        """Embed the images as a search does, not their drawn views: int64 (n,) -> float32 (n, d)."""
+        return embedded(self._embed, self._frozen, rows, mirror=self._mirror)
 
     def _weights(self) -> list[np.ndarray]:
         return [np.array(variable) for variable in self._model.variables]
@@ -151,6 +152,12 @@ class Trainer:
 
         compiled: Callable[[Any, Any], Any] = tf.function(step)
         return compiled
+
+
+def embedded(model: Callable[[Any], Any], frozen: np.ndarray, rows: np.ndarray, *, mirror: bool) -> np.ndarray:
+    """Embed images by what the frozen layers made of them, (V, N, ...), rows int64 (n,): float32 (n, d)."""
+    own = through(model, frozen[0], rows)
+    return (own + through(model, frozen[1], rows)) / 2 if mirror else own
 
 
 def through(model: Callable[[Any], Any], view: np.ndarray, rows: np.ndarray) -> np.ndarray:

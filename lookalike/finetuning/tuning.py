@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 
 from lookalike import backbones, caches
 from lookalike.collection import Images
+from lookalike.errors import LookalikeError
 from lookalike.finetuning import frozen, parts
 from lookalike.finetuning.checkpoint import Progress
 from lookalike.finetuning.material import Material
 from lookalike.finetuning.parts import Cut
 from lookalike.finetuning.settings import Settings
-from lookalike.finetuning.training import Trainer, through
+from lookalike.finetuning.training import Trainer, embedded, through
 from lookalike.network import Network
 from lookalike.tf import keras, tf
 
@@ -38,7 +40,8 @@ class Tuned:
     def save(self, folder: Path) -> Network:
         """Write the network files; returns what they describe."""
         whole, pooling = parts.joined(self.cut, self.model, self.head)
-        return backbones.save(whole, self.cut.network.backbone, "finetuned", pooling, folder)
+        network = self.cut.network
+        return backbones.save(whole, network.backbone, "finetuned", pooling, folder, mirror=network.mirror)
 
     def figures(self) -> dict[str, Any]:
         """What the trace in Git tells of it."""
@@ -77,7 +80,10 @@ def tune(
         views = [_to_head(cut, model, view, material.train) for view in outputs]
         parts.start_head(model, views, images.labels[material.train])
     training = _digest(name, settings, [material.train, material.queries, material.gallery], images.labels)
-    trainer = Trainer(model, outputs, images.labels, material, settings, caches.folder("trainings") / training)
+    trainer = Trainer(
+        model, outputs, images.labels, material, settings, caches.folder("trainings") / training,
+        mirror=cut.network.mirror,
+    )  # fmt: skip
     trainer.run(log)
     return Tuned(cut, model, settings.head, trainer)
 
@@ -85,15 +91,18 @@ def tune(
 def untrained(images: Images, folder: Path, settings: Settings) -> np.ndarray:
     """What the network in `folder` makes of the images as it came: float32 (N, D)."""
     cut, _, outputs = _frozen(images, folder, settings)
-    if cut.last:
-        return np.asarray(outputs[0])
-    model = parts.trainable(cut, False, "float32")
-    return through(lambda block: model(block, training=False), outputs[0], np.arange(len(images.pixels)))
+    model = (lambda block: block) if cut.last else partial(parts.trainable(cut, False, "float32"), training=False)
+    return embedded(model, outputs, np.arange(len(images.pixels)), mirror=cut.network.mirror)
 
 
 def _frozen(images: Images, folder: Path, settings: Settings) -> tuple[Cut, str, np.ndarray]:
     """Where the network is cut, the name of what is kept of its frozen layers, and that, (V, N, ...)."""
     cut = parts.cut(folder, settings.layer, settings.head, images.pixels.shape[1])
+    if cut.network.mirror and not (settings.flip and settings.views > 1):
+        raise LookalikeError(
+            "model.mirror is true, so mirror images show the same class, but finetune draws none: set finetune.flip to "
+            "true and finetune.views to 2 or more"
+        )
     name = frozen.key(images, cut, settings)
     return cut, name, frozen.outputs(images, cut, settings, name)
 
