@@ -4,22 +4,18 @@ What is built stays as it is, in data/index; what changes is in a journal in dat
 search sees every change that was committed before it began, by this process or another.
 """
 
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from lookalike import indexes, tags, trust
-from lookalike.changed import Changed
-from lookalike.collection import map_names
+from lookalike import indexes, tags
 from lookalike.errors import LookalikeError, closest
-from lookalike.journal import Bound, Event, Journal
-from lookalike.network import load_embedding
-from lookalike.refine import Refinement
-from lookalike.searcher import Matched, Searcher
-from lookalike.state import Hit, Names, State, check_name
+from lookalike.following import Embed, Following
+from lookalike.journal import Event
+from lookalike.searcher import Matched
+from lookalike.state import Hit, State, check_name
 from lookalike.tags import Tags, TextError, Words
 from lookalike.texts import Reader
 from lookalike.vectors import unit_length
@@ -27,12 +23,6 @@ from lookalike.vectors import unit_length
 LABELS = 64  # classes whose rows are remembered, a byte an image each
 SAID_WEIGHT = 0.5  # of a text that the network reads, beside a picture
 REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
-
-Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
-
-
-class Rebuilt(LookalikeError):
-    """The index was rebuilt since it was opened; open it again."""
 
 
 def mixed(vectors: np.ndarray, said: np.ndarray, weight: float) -> np.ndarray:
@@ -59,39 +49,19 @@ class Gallery:
         embed    embeds pictures anew, where changes were made under another network.
         read     embeds texts, where the network can; asked where there are no tags.
         """
-        self._folder = folder
-        self.fingerprint = trust.verify(folder)
-        self._written = trust.written(folder)
-        self.embedding = load_embedding(folder)
-        self.journal = Journal(changes)
-        self._tell, self._embed, self._read = tell, embed, read
-        self._index = indexes.open_file(folder)
-        self.refinement = Refinement.load(folder, indexes.load_plan(folder).refine)
-        # Views: a memory map's own indexing takes longer than to read what it is asked for.
-        self._names = Names(*(np.asarray(each) for each in map_names(folder)))
+        self._following = Following(folder, changes, tell, embed)
+        self.fingerprint, self.embedding = self._following.fingerprint, self._following.embedding
+        self.journal, self.refinement = self._following.journal, self._following.refinement
+        self._index, self._names = self._following.index, self._following.names
         self.tags: Tags | None = tags.load(folder)
-        if not len(self._names.paths) == len(self._names.labels) == len(self._index):
-            raise LookalikeError(
-                f"{folder} has {len(self._index)} vectors but {len(self._names.paths)} paths; they are written "
-                "together, so make it anew: dvc repro --force index"
-            )
-        self._lock = threading.Lock()
+        self._tell, self._read = tell, read
         self._advised = False
-        self._version: tuple[int, int] | None = None
-        self._state = self._start()
         self._of_label = lru_cache(LABELS)(self._find_label)
 
     @property
     def state(self) -> State:
         """The collection now. Raises Rebuilt if another index has taken the place of the one that was opened."""
-        if trust.written(self._folder) != self._written:
-            self._check_same()
-        version = self.journal.version()
-        if version != self._version:
-            with self._lock:
-                self._state = self._follow(version)
-                self._version = version
-        return self._state
+        return self._following.state
 
     def search(
         self, features: np.ndarray | None, k: int, min_similarity: float = -1, label: str | None = None,
@@ -117,7 +87,7 @@ class Gallery:
         if features is None and (text is None or text_weight is not None):
             raise TextError("a search needs a picture, or a text without a weight, or both; give one")
         if features is not None:
-            queries = self.refinement.project(self._checked(features))
+            queries = self.refinement.project(self._following.checked(features))
             indexes.check_queries(queries, k, len(state), self._index.dim)
             queries = queries if said is None else mixed(queries, said, weight)
         elif said is not None:
@@ -178,39 +148,22 @@ class Gallery:
         replace  take the place of an image of that path; otherwise that is a LookalikeError.
         """
         check_name(path, label)
-        feature = self._checked(feature[np.newaxis])[0]
-        before = self.state
-        with self.journal.changing(self.fingerprint, self.embedding) as writer:
-            state = self._advance(before, writer.events(before.number))
+        feature = self._following.checked(feature[np.newaxis])[0]
+        with self._following.changing() as (state, writer):
             if path in state and not replace:
                 raise LookalikeError(f"{path} is in the collection already; give another name, or replace it")
-            vector = self._join(state, feature, path)
+            vector = self._following.join(state, feature, path)
             writer.append(Event(path, label, image, vector, feature), content)
         self._advise()
 
     def remove(self, paths: list[str]) -> None:
         """Take images out, all or, where one is unknown, none."""
-        before = self.state
-        with self.journal.changing(self.fingerprint, self.embedding) as writer:
-            state = self._advance(before, writer.events(before.number))
+        with self._following.changing() as (state, writer):
             for path in paths:
                 state.row(path)  # raises where there is none
             for path in paths:
                 writer.append(Event(path))
         self._advise()
-
-    def _join(self, state: State, feature: np.ndarray, path: str) -> np.ndarray:
-        """The vector of an image that joins, float32 (d,); the one whose place it takes is no neighbour of it."""
-        index, others = state.searcher.index, state.present.copy()
-        if path in state:
-            others[state.row(path)] = False
-
-        def nearest(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-            return index.search(vectors, min(count, len(index)), others)
-
-        projected = self.refinement.project(feature[np.newaxis])
-        joined = self.refinement.join(projected, nearest, index.vectors) if others.any() else projected
-        return np.asarray(joined[0])
 
     def _hits(
         self, state: State, queries: np.ndarray, k: int, min_similarity: float, label: str | None, itself: int = -1
@@ -257,7 +210,7 @@ class Gallery:
         """A text as the network sees it, refined: float32 (1, d); None where tags are what it is compared with."""
         if text is None or self.tags is not None or self._read is None:
             return None
-        return self.refinement.project(self._checked(self._read(text)[np.newaxis]))
+        return self.refinement.project(self._following.checked(self._read(text)[np.newaxis]))
 
     def _own_words(self, path: str) -> Words | None:
         row = self._names.row(path)
@@ -298,15 +251,6 @@ class Gallery:
     def _find_label(self, label: str) -> np.ndarray:
         return np.asarray(self._names.labels == label)
 
-    def _checked(self, features: np.ndarray) -> np.ndarray:
-        dim = self.embedding.network.dim
-        if features.ndim != 2 or features.shape[1] != dim:
-            raise LookalikeError(
-                f"queries are {features.shape}, but the index was made from embeddings of {dim} dimensions; they come "
-                "from another network"
-            )
-        return features
-
     def _advise(self) -> None:
         state = self.state
         changed = int(np.count_nonzero(~state.present[: len(self._index)])) + len(state.added)
@@ -315,78 +259,4 @@ class Gallery:
             self._tell(
                 f"{changed} changes since {len(self._index)} images were indexed; a search gets slower with them: fold "
                 "them into the source folder and rebuild (dvc repro)"
-            )
-
-    # --- following the journal, and the index ----------------------------------------------------------------------
-
-    def _check_same(self) -> None:
-        written = trust.written(self._folder)
-        if trust.verify(self._folder) != self.fingerprint:
-            raise Rebuilt(f"{self._folder} was rebuilt since it was opened; open it again")
-        self._written = written
-
-    def _start(self) -> State:
-        present, added = np.ones(len(self._index), dtype=bool), np.zeros((0, self._index.dim), np.float32)
-        return State(self._names, Searcher(self.refinement, self._index), present, added, [], {}, 0)
-
-    def _follow(self, version: tuple[int, int] | None) -> State:
-        bound = self.journal.bound()
-        if bound is None:
-            return self._start()
-        moved = bound.fingerprint != self.fingerprint
-        if moved:
-            self._check_same()
-            self._carry_over(bound)
-        same_file = version is not None and self._version is not None and version[0] == self._version[0]
-        goes_on = same_file and not moved and bound.first - 1 <= self._state.number <= bound.last
-        state = self._state if goes_on else self._start()
-        return self._advance(state, self.journal.events(state.number, self.fingerprint))
-
-    def _advance(self, state: State, events: list[Event]) -> State:
-        """The state after some more events."""
-        if not events:
-            return state
-        changed, joined = dict(state.changed), [event for event in events if event.image]
-        present = np.concatenate([state.present, np.ones(len(joined), dtype=bool)])
-        next_row = len(state.present)
-        for event in events:
-            before = changed[event.path] if event.path in changed else self._names.row(event.path)
-            if before is not None:
-                present[before] = False
-            changed[event.path] = next_row if event.image else None
-            next_row += bool(event.image)
-        vectors = np.array([event.vector for event in joined], np.float32).reshape(-1, self._index.dim)
-        added = np.concatenate([state.added, vectors])
-        searcher = Searcher(self.refinement, Changed(self._index, present, added))
-        return State(self._names, searcher, present, added, state.events + joined, changed, events[-1].number)
-
-    def _carry_over(self, bound: Bound) -> None:
-        """Move changes that were made to another index onto this one."""
-        state = self._start()
-        same = bound.embedding == self.embedding
-        if not same and self._embed is None:
-            raise LookalikeError(
-                f"{self.journal.path} holds changes made under another network; search with a picture, which embeds "
-                "them anew, or move the file away"
-            )
-
-        def keep(event: Event, folded: bool) -> Event | None:
-            known = event.path in state
-            if not event.image:
-                return event if known or not folded else None
-            if folded and known:
-                return None
-            feature = event.embedding
-            if not same and self._embed:
-                feature = self._embed(self.journal.image(event.image))
-            if feature is None:
-                return None
-            vector = self._join(state, self._checked(feature[np.newaxis])[0], event.path)
-            return Event(event.path, event.label, event.image, vector, feature)
-
-        moved, left_out = self.journal.rebase(self.fingerprint, self.embedding, keep)
-        if moved or left_out:
-            self._tell(
-                f"the index was rebuilt: {moved} changes made since the one before are carried over, {left_out} are in "
-                "it already"
             )

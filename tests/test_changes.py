@@ -30,7 +30,8 @@ from namespaces import read_only, unshared
 from lookalike import indexes, journal, manifest, refine, searcher
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
-from lookalike.gallery import Gallery, Rebuilt
+from lookalike.following import Rebuilt
+from lookalike.gallery import Gallery
 from lookalike.journal import Event
 from lookalike.network import Embedding, Network
 from lookalike.state import Hit

@@ -78,7 +78,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "read_index", read)
     monkeypatch.setattr(np, "load", read)
     for name in ("load_embedding", "map_names"):
-        monkeypatch.setattr(f"lookalike.gallery.{name}", read)
+        monkeypatch.setattr(f"lookalike.following.{name}", read)
 
 
 def refused(folder: Path, *said: str) -> None:

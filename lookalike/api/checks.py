@@ -10,7 +10,8 @@ from lookalike.api.problems import Problem
 from lookalike.datasets import Settings as Source
 from lookalike.errors import LookalikeError
 from lookalike.folding import check_path
-from lookalike.gallery import Gallery, Rebuilt
+from lookalike.following import Rebuilt
+from lookalike.gallery import Gallery
 from lookalike.state import State
 from lookalike.tags import TextError
 

@@ -24,7 +24,8 @@ from lookalike.api.served import Picture, Stored, rendered, stored
 from lookalike.api.settings import Settings
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss
-from lookalike.gallery import Gallery, Rebuilt
+from lookalike.following import Rebuilt
+from lookalike.gallery import Gallery
 from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
 from lookalike.pictures import Pictures

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from lookalike import network, thumbnails
 from lookalike.errors import LookalikeError
-from lookalike.gallery import Rebuilt
+from lookalike.following import Rebuilt
 from lookalike.ui import quality_page, search_page
 from lookalike.ui.opened import Opened, Places
 

@@ -7,7 +7,7 @@ import numpy as np
 import streamlit as st
 
 from lookalike.errors import LookalikeError
-from lookalike.gallery import Rebuilt
+from lookalike.following import Rebuilt
 from lookalike.ui import tiles
 from lookalike.ui.opened import MAX_BYTES, Opened, Query, query_from
 from lookalike.ui.tiles import Tile
