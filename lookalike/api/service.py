@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,20 +14,18 @@ import numpy as np
 from lookalike import images
 from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
-from lookalike.api.asking import Askers, Brief
+from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
 from lookalike.api.checks import checked_k, explained, known, named, seen
+from lookalike.api.collection import Collection, alone
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
 from lookalike.api.served import Picture, Stored, rendered, stored
 from lookalike.api.settings import Settings
 from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.following import Rebuilt
 from lookalike.gallery import Gallery
 from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
-from lookalike.pictures import Pictures
 from lookalike.runtimes import Embedder, openvino
 from lookalike.state import Hit
 
@@ -48,9 +45,8 @@ class Service:
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
         """Take what to serve; `open` opens it."""
-        self.settings, self.metrics, self._tell = settings, Metrics(), tell
-        self._pictures: Pictures | None = None
-        self._reopening = threading.Lock()
+        self.settings, self.metrics = settings, Metrics()
+        self._collection = Collection(settings, tell)
         self._admission = Admission(settings.queue, self.metrics)
         self.loaded = False
 
@@ -58,19 +54,16 @@ class Service:
 
     def open(self) -> None:
         """Open the index, and start the threads. Raises LookalikeError for what an operator has to mend."""
-        alone()  # questions are asked in this thread too
-        self._pictures = self._open()
-        check_same_network(self._pictures.gallery.embedding, self.settings.model)
+        self._collection.open()
+        check_same_network(self._collection.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
         self._decoders = ThreadPoolExecutor(cores(), "decode")
-        self._askers, self._brief = Askers(cores(), "ask", alone), Brief()
         self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
         self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
         """Have the network loaded; then the server is ready."""
-        gallery = self._opened().gallery
-        future = self._batcher.submit(gallery.embedding, np.zeros(0, np.uint8))
+        future = self._batcher.submit(self._collection.gallery.embedding, np.zeros(0, np.uint8))
         future.add_done_callback(lambda done: setattr(self, "loaded", not done.exception()))
         return future
 
@@ -78,32 +71,24 @@ class Service:
         """Finish what is under way."""
         self._decoders.shutdown(cancel_futures=True)
         self._batcher.close()
-        self._askers.close()
+        self._collection.close()
         self._reader.close()
         self._changer.close()
-
-    def _open(self) -> Pictures:
-        return Pictures(self.settings.index, self.settings.model, self.settings.changes, self._tell)
 
     def _load(self, embedding: Embedding) -> Embedder:
         """One network for a picture alone, which it embeds a third faster, one for any other number of them."""
         folder = self.settings.model
         check_same_network(embedding, folder)
-        alone = openvino.load(folder, embedding.image_size, 1, "float32")
+        single = openvino.load(folder, embedding.image_size, 1, "float32")
         if self.settings.batch == 1:
-            return alone
+            return single
         together = openvino.load(folder, embedding.image_size, -1, "float32")
         together(np.zeros((self.settings.batch, embedding.image_size, embedding.image_size, 3), np.uint8))  # warms up
 
         def embed(pixels: np.ndarray) -> np.ndarray:
-            return alone(pixels) if len(pixels) == 1 else together(pixels)
+            return single(pixels) if len(pixels) == 1 else together(pixels)
 
         return embed
-
-    def _opened(self) -> Pictures:
-        if self._pictures is None:
-            raise retry(problems.NOT_READY, "the index is being opened")
-        return self._pictures
 
     def admission(self) -> AbstractContextManager[Place]:
         """Take a place for a picture; raises Problem where none is free, and before the network is loaded."""
@@ -133,7 +118,7 @@ class Service:
                 raise explained(error, gallery.state, label) from None
 
         if content is None:
-            return await self._ask(self._pool(text), lambda gallery: ask(gallery, None))
+            return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(text))
         return await self._with_vector(content, self._pool(text), ask)
 
     async def similar(
@@ -153,7 +138,7 @@ class Service:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error, gallery.state, label) from None
 
-        return await self._ask(self._pool(text), ask)
+        return await self._collection.ask(ask, self._pool(text))
 
     async def item(self, item: str) -> Item:
         """What an image is called."""
@@ -162,7 +147,7 @@ class Service:
             state = gallery.state
             return Item(*state.path_and_label(state.row(known(state, item))))
 
-        return await self._ask(self._askers, ask)
+        return await self._collection.ask(ask)
 
     async def picture(self, item: str, side: int | None, tag: str) -> Picture | None:
         """An image itself, made anew, at most so many pixels a side; None where the client has it, by its tag."""
@@ -171,14 +156,14 @@ class Service:
             state = gallery.state
             return stored(state, gallery.journal, state.row(known(state, item)), self.settings.images)
 
-        found = await self._ask(self._askers, find)
+        found = await self._collection.ask(find)
         if tag and found.tag(side) in tag:
             return None
         return await self._limited(lambda: rendered(found, side, self.settings.max_pixels))
 
     async def count(self) -> int:
         """How many images the collection has."""
-        count = await self._ask(self._askers, lambda gallery: len(gallery.state))
+        count = await self._collection.ask(lambda gallery: len(gallery.state))
         self.metrics.images.set(count)
         return count
 
@@ -196,7 +181,7 @@ class Service:
                               "replace=true")  # fmt: skip
             return there
 
-        await self._ask(self._askers, free)  # before the network is asked
+        await self._collection.ask(free)  # before the network is asked
 
         def ask(gallery: Gallery, vector: np.ndarray) -> tuple[Item, bool]:
             there = free(gallery)
@@ -221,11 +206,11 @@ class Service:
                 known(gallery.state, item)
                 raise
 
-        await self._ask(self._changer, ask)
+        await self._collection.ask(ask, self._changer)
 
     # --- threads ---------------------------------------------------------------------------------------------------
 
-    async def _with_vector(self, content: bytes, pool: Askers, ask: Callable[[Gallery, np.ndarray], T]) -> T:
+    async def _with_vector(self, content: bytes, pool: Askers | None, ask: Callable[[Gallery, np.ndarray], T]) -> T:
         """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile."""
 
         def checked(gallery: Gallery, wanted: Embedding, vector: np.ndarray) -> T | None:
@@ -233,7 +218,7 @@ class Service:
             return ask(gallery, vector) if gallery.embedding == wanted else None
 
         for _ in range(2):
-            embedding = (await self._ask(self._askers, _up_to_date)).embedding
+            embedding = (await self._collection.ask(_up_to_date)).embedding
             with self._batcher.decoding():
                 pixels = await self._limited(
                     lambda embedding=embedding: images.fit(  # type: ignore[misc]
@@ -244,55 +229,18 @@ class Service:
             try:
                 vector = await asyncio.wrap_future(waiting)
             except LookalikeError as error:
-                raise self._unavailable(error) from None
-            answer = await self._ask(
-                pool,
+                raise self._collection.unavailable(error) from None
+            answer = await self._collection.ask(
                 lambda gallery, wanted=embedding, vector=vector: checked(gallery, wanted, vector),  # type: ignore[misc]
+                pool,
             )
             if answer is not None:
                 return answer
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
-    def _pool(self, text: str | None) -> Askers:
-        return self._reader if text is not None and self._opened().gallery.reads_texts else self._askers
-
-    async def _ask(self, pool: Askers, ask: Callable[[Gallery], T]) -> T:
-        """Ask the collection: here where that is brief, in a thread otherwise, and always where it is changed."""
-        if pool is not self._askers:
-            return await pool(lambda: self._asked(ask))
-        if self._brief.enough():
-            try:
-                return self._timed(lambda: ask(self._opened().gallery))
-            except Rebuilt:  # to open the new one is not brief
-                pass
-            except LookalikeError as error:
-                raise self._unavailable(error) from None
-        return await pool(lambda: self._timed(lambda: self._asked(ask)))
-
-    def _timed(self, ask: Callable[[], T]) -> T:
-        start = time.thread_time()
-        try:
-            return ask()
-        finally:
-            self._brief.seen(time.thread_time() - start)
-
-    def _asked(self, ask: Callable[[Gallery], T]) -> T:
-        """Ask the collection, which is opened anew where its index was rebuilt."""
-        try:
-            opened = self._opened()
-            try:
-                return ask(opened.gallery)
-            except Rebuilt:
-                with self._reopening:
-                    if self._pictures is opened:
-                        self._pictures, self._brief = self._open(), Brief()
-                return ask(self._opened().gallery)
-        except LookalikeError as error:
-            raise self._unavailable(error) from None
-
-    def _unavailable(self, error: LookalikeError) -> Problem:
-        self._tell(str(error))  # it names files, which are the operator's to know
-        return retry(problems.UNAVAILABLE, "the collection cannot be asked now; the server's log says why")
+    def _pool(self, text: str | None) -> Askers | None:
+        """The threads that a question with a text needs; None for those that every question has."""
+        return self._reader if text is not None and self._collection.gallery.reads_texts else None
 
     async def _limited(self, work: Callable[[], T]) -> T:
         """Have a thread decode, for a limited time; one that takes longer is left to itself."""
@@ -310,11 +258,6 @@ class Service:
             if begun.is_set():
                 raise Problem(problems.TOO_SLOW, f"decoding took more than {self.settings.seconds:g} seconds") from None
             raise retry(problems.QUEUE_FULL, "too many pictures are being decoded; try again") from None
-
-
-def alone() -> None:
-    """Let this thread compare without helpers, which would wait for its next question at a core's full speed."""
-    faiss.omp_set_num_threads(1)
 
 
 def _up_to_date(gallery: Gallery) -> Gallery:
