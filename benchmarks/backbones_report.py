@@ -9,6 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
 
+from benchmarks import base
+
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 
 
@@ -36,10 +38,7 @@ def markdown(table: pd.DataFrame) -> str:
     for column in ("mAP raw", "mAP", "P@1 raw", "P@1"):
         shown[column] = [f"{value:.3f}" for value in table[column]]
     shown["Pareto"] = ["yes" if front else "" for front in table["Pareto"]]
-    shown = shown.drop(columns="protocol")
-    lines = ["| " + " | ".join(shown.columns) + " |", "|" + "---|" * len(shown.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in shown.itertuples(index=False)]
-    return "\n".join(lines)
+    return base.markdown(shown.drop(columns="protocol"))
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

@@ -10,7 +10,6 @@ full weight, as an image of the gallery has, and as `add` does it, with a smalle
 search costs with so many changes, added and removed, against the index alone.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -21,10 +20,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.refinement import markdown
+from benchmarks import base
 from lookalike import indexes, params, protocol, refine, stage
 from lookalike.changed import Changed
-from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.evaluation import evaluate
 from lookalike.machine import cores, cpu_name
 from lookalike.protocol import Split
@@ -38,16 +36,12 @@ REPEATS = 5
 
 def main() -> None:
     """Read the arguments, measure, print two tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=Path("data/features"))
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser = base.parser(__doc__)
     parser.add_argument("--share", type=float, default=0.1, help="of the gallery that is added (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="write the first table here too")
     args = parser.parse_args()
-    collection, images = load_collection(args.features), load_images(args.processed)
-    check_same_images(images, collection)
+    collection, images = base.load(args)
     split = protocol.split(
         collection.paths, collection.labels, images.sha256, params.load(args.params, "protocol", protocol.Settings)
     )
@@ -76,9 +70,10 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(f"{' '.join(['python', *sys.argv])}\n{cpu_name()}, {cores()} cores\n")
     print(f"{len(kept)} images indexed, {len(added)} added ({len(added) / len(order):.1%} of all)\n")
-    print(markdown(table))
+    print(base.markdown(table))
     print(f"\nMedian milliseconds a search of projected queries, k = {FIRST}\n")
-    print(markdown(pd.DataFrame(costs(gallery, ways["as `add` does it"], refinement.project(features[split.queries])))))
+    searches = costs(gallery, ways["as `add` does it"], refinement.project(features[split.queries]))
+    print(base.markdown(pd.DataFrame(searches)))
     if args.csv:
         table.to_csv(args.csv, index=False)
 

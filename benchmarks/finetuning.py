@@ -28,7 +28,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.refinement import grid, markdown
+from benchmarks.base import markdown
+from benchmarks.refinement import grid
 from lookalike import indexes, machine, params, protocol, stage
 from lookalike.bootstrap import interval
 from lookalike.collection import Images, load_images

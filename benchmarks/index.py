@@ -44,12 +44,11 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks import index_report
+from benchmarks import base, index_report
 from benchmarks.index_files import Built, apart, built, first_rows, opening
 from benchmarks.index_methods import AS_TUNED, Ask, Method, Opened, OpenedOurs, Ours, all_methods
 from benchmarks.index_report import ALONE, BRUTE_FORCE
 from lookalike import indexes, params, protocol, stage
-from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.fa import faiss, matrix_products
 from lookalike.files import write_json
 from lookalike.machine import cores, cpu_name
@@ -106,8 +105,7 @@ class Point:
 
 def caltech(args: argparse.Namespace) -> dict[str, Any]:
     """Measure on a collection's features, with what a search does before it searches."""
-    collection, images = load_collection(args.features), load_images(args.processed)
-    check_same_images(images, collection)
+    collection, images = base.load(args)
     settings = params.load(args.params, "protocol", protocol.Settings)
     split = protocol.split(collection.paths, collection.labels, images.sha256, settings)
     features, asked = (np.array(collection.features[rows]) for rows in (split.gallery, split.queries))
@@ -279,9 +277,7 @@ def main() -> None:
         command.add_argument("--seconds", type=float, default=5, help="of a point's turn (default: %(default)s)")
         command.add_argument("--autofaiss-python", type=Path, help="of an environment with autofaiss; left out without")
         if function is caltech:
-            command.add_argument("--features", type=Path, default=Path("data/features"))
-            command.add_argument("--processed", type=Path, default=Path("data/processed"))
-            command.add_argument("--params", type=Path, default=Path("params.yaml"))
+            base.add_places(command)
         else:
             command.add_argument("--vectors", type=Path, required=True, help="float32 (N, d), unit length")
             command.add_argument("--queries", type=Path, required=True, help="float32 (Q, d), unit length")

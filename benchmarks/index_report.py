@@ -11,6 +11,8 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.base import markdown
+
 AT = 0.99  # recall that latencies are compared at
 FLOOR = 1e-4  # of a miss, in the plot
 BRUTE_FORCE, FLAT = "scikit-learn, cosine and argsort", "ours: flat float32"
@@ -138,10 +140,3 @@ def title(result: dict[str, Any]) -> str:
 def shown(value: float, digits: int) -> str:
     """A number, or nothing for nan."""
     return "" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)

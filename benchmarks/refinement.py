@@ -13,7 +13,6 @@ there can be reported on the seeds' queries, whose own figures had no part in th
 bootstrap, for the first seed's queries.
 """
 
-import argparse
 import itertools
 import sys
 from pathlib import Path
@@ -27,9 +26,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
+from benchmarks import base
 from lookalike import indexes, params, protocol, stage
 from lookalike.bootstrap import interval
-from lookalike.collection import Collection, Images, check_same_images, load_collection, load_images
+from lookalike.collection import Collection, Images
 from lookalike.errors import LookalikeError, closest
 from lookalike.evaluation import evaluate
 from lookalike.protocol import Split
@@ -40,10 +40,7 @@ RESAMPLES = 1000
 
 def main() -> None:
     """Read the arguments, measure each combination, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=Path("data/features"))
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser = base.parser(__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=V1,V2", help="values of an index.refine key")
     parser.add_argument(
         "--ablation", action="store_true", help="each part of params.yaml's refinement alone, and all but it"
@@ -54,8 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "index", indexes.Settings).refine
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
-    collection, images = load_collection(args.features), load_images(args.processed)
-    check_same_images(images, collection)
+    collection, images = base.load(args)
     splits = choose_splits(collection, images, protocol_settings, args.seeds, args.validation)
     rows = ablation(settings) if args.ablation else grid(settings, args.set)
 
@@ -70,7 +66,7 @@ def main() -> None:
                       "gain": f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"})  # fmt: skip
     frame = pd.DataFrame(table)
     print(f"{len(splits)} splits, {len(splits[0].queries)} queries, gallery {len(splits[0].gallery)}\n")
-    print(markdown(frame))
+    print(base.markdown(frame))
     if args.csv:
         frame.to_csv(args.csv, index=False)
 
@@ -162,13 +158,6 @@ def measure(collection: Collection, splits: list[Split], settings: Settings) -> 
         spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
         texts[name] = f"{np.mean(values):.3f}{spread}"
     return texts, first_ap
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

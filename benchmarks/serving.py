@@ -35,7 +35,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.refinement import markdown
+from benchmarks.base import markdown
 from lookalike import stage
 from lookalike.api import ids
 from lookalike.collection import map_names

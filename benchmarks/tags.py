@@ -10,7 +10,6 @@ nothing. So the figures show how the mixing behaves, not what tags of yours are 
 mAP_tags. Measured for the protocol's queries, each with its own words, TF-IDF and refinement fitted on the gallery.
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -20,9 +19,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.refinement import markdown
+from benchmarks import base
 from lookalike import indexes, params, protocol, stage
-from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.evaluation import evaluate, mix_words
 from lookalike.refine import Refinement
 
@@ -33,17 +31,13 @@ K = 10
 
 def main() -> None:
     """Read the arguments, draw the words, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=Path("data/features"))
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser = base.parser(__doc__)
     parser.add_argument("--tagged", type=float, default=0.8, help="share that has words (default: %(default)s)")
     parser.add_argument("--right", type=float, default=0.7, help="share whose word is right (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--write", type=Path, help="write the words into this CSV")
     args = parser.parse_args()
-    collection, images = load_collection(args.features), load_images(args.processed)
-    check_same_images(images, collection)
+    collection, images = base.load(args)
     paths, labels, features = collection.paths, collection.labels, np.asarray(collection.features)
     texts = drawn(paths, labels, args.tagged, args.right, args.seed)
     if args.write:
@@ -63,7 +57,7 @@ def main() -> None:
         })  # fmt: skip
     print(f"{' '.join(['python', *sys.argv])}\n")
     print(f"{len(texts)} of {len(paths)} images have words; {len(split.queries)} queries, {len(gallery)} images\n")
-    print(markdown(pd.DataFrame(rows)))
+    print(base.markdown(pd.DataFrame(rows)))
 
 
 def drawn(paths: np.ndarray, labels: np.ndarray, tagged: float, right: float, seed: int) -> dict[str, str]:
