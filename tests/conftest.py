@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
 from hypothesis import settings
 from PIL import Image
+
+if TYPE_CHECKING:
+    from small_collection import Built
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
@@ -162,3 +165,22 @@ def photos(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def small_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `built` copies."""
+    import small_collection  # which imports this file
+
+    return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
+
+
+@pytest.fixture
+def built(small_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Built":
+    """24 pictures in three colours, in a project of its own that is the working folder."""
+    from small_collection import Built
+
+    shutil.copytree(small_template, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    return Built(tmp_path / "data")

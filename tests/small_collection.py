@@ -6,6 +6,7 @@ Its network averages 4 x 4 squares of a picture, so that pictures of one colour 
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conftest import NO_TAGS, picture
@@ -59,23 +60,35 @@ def build(folder: Path, each: int = EACH, texts: dict[str, str] | None = None, w
             found[path] = pixels.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).ravel().astype(np.float32)
     if not (folder / "model").is_dir():
         _write_model(folder / "model")
+    write_index(folder / "index", found, Embedding(NETWORK, SIZE, "pad"), texts=texts, weight=weight)
+    return Built(folder)
+
+
+def write_index(
+    folder: Path, features: dict[str, np.ndarray], embedding: Embedding, refined: dict[str, Any] = REFINE,
+    texts: dict[str, str] | None = None, weight: float = 0.3, **settings: Any,
+) -> None:  # fmt: skip
+    """Write an index and its trace, as the stage does.
+
+    features  float32, (D,), by path; the folder of a path is its class.
+    refined   section index.refine; `settings` are other keys of section index.
+    """
     chosen = indexes.Settings.model_validate({
         "kind": "flat", "storage": "auto", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
         "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
-        "tags": NO_TAGS, "refine": REFINE,
+        "tags": NO_TAGS, "refine": refined, **settings,
     })  # fmt: skip
-    paths = sorted(found)
-    refinement, tuned, why = searcher.build(np.stack([found[path] for path in paths]), chosen)
-    with new_folder(folder / "index") as partial:
-        labels = np.array([path.split("/")[0] for path in paths])
+    paths = sorted(features)
+    labels = np.array([path.rpartition("/")[0] for path in paths])
+    refinement, tuned, why = searcher.build(np.stack([features[path] for path in paths]), chosen)
+    with new_folder(folder) as partial:
         indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
-        Embedding(NETWORK, SIZE, "pad").save(partial)
+        embedding.save(partial)
         if texts:
             rows = {paths.index(path): text for path, text in sorted(texts.items())}
             Tags.fit(rows, weight).save(partial, texts)
         files = manifest.digests(partial)
-    write_json(folder / "index.json", {"files": files})
-    return Built(folder)
+    write_json(folder.with_suffix(".json"), {"files": files})
 
 
 def _write_model(folder: Path) -> None:

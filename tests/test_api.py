@@ -25,10 +25,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import NO_TAGS, ROOT, picture
+from conftest import ROOT, picture
 from PIL import Image
+from small_collection import write_index
 
-from lookalike import images, indexes, manifest, refine, searcher
+from lookalike import images, refine
 from lookalike.api import guard, ids, problems
 from lookalike.api.app import create
 from lookalike.api.service import Service
@@ -100,19 +101,9 @@ class Where:
         described = network(self.folder / "model", layers, seed)
         embed = openvino.load(self.folder / "model", SIZE, 1, "float32")
         squares = [images.fit(images.decode((raw / path).read_bytes(), 10**6), SIZE, "pad") for path in paths]
-        features = np.concatenate([embed(square[np.newaxis]) for square in squares])
-        chosen = indexes.Settings.model_validate({
-            "kind": "flat", "storage": "float32", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
-            "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
-            "tags": NO_TAGS, "refine": {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3},
-        })  # fmt: skip
-        refinement, tuned, why = searcher.build(features, chosen)
-        with new_folder(self.index) as partial:
-            labels = np.array([path[0] for path in paths])
-            indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
-            Embedding(described, SIZE, "pad").save(partial)
-            digests = manifest.digests(partial)
-        write_json(self.index.with_suffix(".json"), {"files": digests})
+        features = {path: embed(square[np.newaxis])[0] for path, square in zip(paths, squares, strict=True)}
+        refined = {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3}
+        write_index(self.index, features, Embedding(described, SIZE, "pad"), refined, storage="float32")
         return self
 
 

@@ -20,24 +20,6 @@ from lookalike.pictures import Pictures
 from lookalike.thumbnails import Missing, Thumbnails
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
-
-
-@pytest.fixture
-def built(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
-    """24 pictures in three colours, in a project of its own that is the working folder."""
-    shutil.copytree(template, tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    return Built(tmp_path / "data")
-
-
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 

@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NO_TAGS
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from namespaces import read_only, unshared
+from small_collection import write_index
 
-from lookalike import indexes, journal, manifest, refine, searcher
+from lookalike import journal, refine
 from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
 from lookalike.following import Rebuilt
 from lookalike.gallery import Gallery
 from lookalike.journal import Event
@@ -73,18 +72,8 @@ def build(
     seeds = {f"{LABELS[seed % 4]}/{seed:05}.png".lstrip("/"): seed for seed in range(count)} | (more or {})
     paths = sorted(set(seeds) - set(less))
     labels = [path.rpartition("/")[0] for path in paths]
-    features = np.stack([feature(seeds[path], embedding.network.dim) for path in paths])
-    chosen = indexes.Settings.model_validate({
-        "kind": kind, "storage": storage, "target_recall": recall, "memory": 0, "threads": 1, "seed": 0,
-        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
-        "tags": NO_TAGS, "refine": refined,
-    })  # fmt: skip
-    refinement, tuned, why = searcher.build(features, chosen)
-    with new_folder(folder) as partial:
-        indexes.save(tuned, why, refinement, chosen, np.array(paths), np.array(labels), partial)
-        embedding.save(partial)
-        files = manifest.digests(partial)
-    write_json(folder.with_suffix(".json"), {"files": files})
+    features = {path: feature(seeds[path], embedding.network.dim) for path in paths}
+    write_index(folder, features, embedding, refined, kind=kind, storage=storage, target_recall=recall)
     return Built(folder, paths, labels)
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_collection import coloured
+from small_collection import coloured, write_index
 
-from lookalike import bundle, cli, images, indexes, manifest, searcher, texts
+from lookalike import bundle, cli, images, texts
 from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
 from lookalike.gallery import Gallery
 from lookalike.network import Embedding, describe
 from lookalike.pictures import Pictures
@@ -77,21 +76,8 @@ def collection(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             coloured(label, number).save(folder / "raw" / path)
             pixels = images.fit(images.decode((folder / "raw" / path).read_bytes(), 10**7), 64, "pad")
             found[path] = embed(pixels[np.newaxis])[0]
-    chosen = indexes.Settings.model_validate({
-        "kind": "flat", "storage": "float32", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
-        "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
-        "refine": {"power": 1, "pca": 0, "whiten": 0, "augment": 0, "expand": 0, "alpha": 1, "rerank": 0},
-        "tags": {"file": "data/none", "weight": 0.3},
-    })  # fmt: skip
-    paths, features = sorted(found), np.stack([found[path] for path in sorted(found)])
-    np.save(folder / "features.npy", features)
-    refinement, tuned, why = searcher.build(features, chosen)
-    with new_folder(folder / "index") as partial:
-        labels = np.array([path.split("/")[0] for path in paths])
-        indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
-        Embedding(describe(model), 64, "pad").save(partial)
-        files = manifest.digests(partial)
-    write_json(folder / "index.json", {"files": files})
+    np.save(folder / "features.npy", np.stack([found[path] for path in sorted(found)]))
+    write_index(folder / "index", found, Embedding(describe(model), 64, "pad"), storage="float32")
     return folder
 
 

@@ -44,21 +44,7 @@ HITS, OFFERED, WAY = "Most similar first", "Images of the collection", "The way 
 def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamlit's AppTest puts its script in the place of `__main__`, which a process spawned later would run."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
-
-
-@pytest.fixture
-def built(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
-    """24 pictures in three colours, in a project of its own that is the working folder."""
-    shutil.copytree(template, tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    return Built(tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["app.py"])  # not pytest's, which the page would read
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +88,6 @@ def test_an_answer_is_shown_and_can_be_narrowed(built: Built) -> None:
 
 def test_without_an_index_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["app.py"])
     shown = page()
     assert "There is nothing to search yet" in words(shown)
     assert "dvc repro" in words(shown)
@@ -282,10 +267,10 @@ def _png(image: Image.Image) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def served(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(small_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page, served by the command; its address."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(template, folder / "data")
+    shutil.copytree(small_template, folder / "data")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
