@@ -253,12 +253,18 @@ def kills(sandbox: Sandbox, stage: str, count: int, tell: Any) -> list[Kill]:
         if wrong:
             raise RuntimeError(f"{stage}: the traced run that nobody disturbed differs: {wrong}")
         wanted = count - count // 2 if stale else count // 2
-        for number, at in enumerate(moments(calm, wanted)):
-            victim = victims[number % len(victims)]
+        chosen = moments(calm, wanted)
+        others = [at for at in moments(calm, 2 * wanted) if at not in chosen]  # for moments that do not come again
+        hit = 0
+        for at in [*chosen, *others]:
+            victim = victims[len(done) % len(victims)]
             result = kill(traced, at, victim, stale, calm) or kill(traced, (at[0], at[1] // 2), victim, stale, calm)
             if result:
                 done.append(result)
                 tell(result)
+                hit += 1
+            if hit == wanted:
+                break
     return done
 
 
