@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from click.testing import CliRunner, Result
 from conftest import NO_TAGS, picture
 from PIL import Image
 
 from lookalike import images, indexes, manifest, network, searcher
+from lookalike.cli import app
 from lookalike.files import new_folder, write_json
 from lookalike.network import Embedding, Network
 from lookalike.tags import Tags
@@ -37,6 +39,11 @@ class Built:
 
     def picture(self, path: str) -> Path:
         return self.folder / "raw" / path
+
+
+def run(*arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, list(arguments), prog_name="lookalike")
 
 
 def coloured(label: str, seed: int, width: int = 60, height: int = 44) -> Image.Image:

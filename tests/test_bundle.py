@@ -8,20 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_collection
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
-from small_collection import Built
+from small_collection import Built, run
 
 from lookalike import thumbnails
-from lookalike.cli import app
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
 from lookalike.pictures import Pictures
 from lookalike.thumbnails import Missing, Thumbnails
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def bundled(*more: str) -> Result:
@@ -135,12 +130,11 @@ def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path)
     served = tmp_path / "served"
     command = [f"--{name}={built.folder / name}" for name in ("index", "model")] + ["--without-changes"]
     command += [f"--images={built.folder / 'raw'}"]
-    runner = CliRunner()
-    assert runner.invoke(app, ["bundle", str(served), *command]).exit_code == 0
+    assert run("bundle", str(served), *command).exit_code == 0
     inside = [f"--index={served / 'index'}", f"--model={served / 'model'}"]
     picture = str(built.picture("red/00.jpg"))
-    assert runner.invoke(app, ["add", picture, "--as", "new/one.jpg", "--label", "new", *inside]).exit_code == 0
-    done = runner.invoke(app, ["bundle", str(served), *command])
+    assert run("add", picture, "--as", "new/one.jpg", "--label", "new", *inside).exit_code == 0
+    done = run("bundle", str(served), *command)
     assert done.exit_code == 1 and (served / "changes").is_dir()
 
 

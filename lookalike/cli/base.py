@@ -73,7 +73,20 @@ def images_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib import metadata
+
+        try:
+            click.echo(f"lookalike {metadata.version('lookalike')}")
+        except metadata.PackageNotFoundError:
+            sys.exit("lookalike: error: it is not installed, so its version is not known: pip install --no-deps -e .")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_say_version,
+              help="Say which version this is, and exit.")  # fmt: skip
 def app() -> None:
     r"""Find the images of a collection that look alike, and change what is searched.
 
