@@ -34,8 +34,7 @@ class Thumbnails:
 
     def __init__(self, gallery: Gallery, source: Path) -> None:
         """Say where the pictures of a gallery's own images lie: a folder of originals, or one of `write`."""
-        self._gallery, self._source = gallery, source
-        self._read = reader(source)
+        self._gallery, self._read = gallery, reader(source)
         self._encoded = lru_cache(KEPT)(self._encode)
 
     def of(self, path: str) -> bytes:
