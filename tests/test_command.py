@@ -2,10 +2,11 @@
 
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from small_collection import run
+from small_collection import Built, run
 
 
 def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +20,12 @@ def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", unknown)
     done = run("--version")
     assert done.exit_code == 1 and "not installed, so its version is not known: pip install" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["hits.jpg", "hits"])
+def test_a_figure_is_called_what_it_is(built: Built, name: str) -> None:
+    done = run("similar", "red/03.jpg", "--grid", name)
+    assert done.exit_code == 2 and f"the figure is a PNG, so {name} would be misnamed; call it hits.png" in done.stderr
+    assert not Path(name).exists()
+    assert run("similar", "red/03.jpg", "--grid", "hits.PNG").exit_code == 0
+    assert Path("hits.PNG").read_bytes().startswith(b"\x89PNG")

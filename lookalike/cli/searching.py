@@ -21,6 +21,12 @@ from lookalike.cli.base import (
 )
 
 
+def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(f"the figure is a PNG, so {path} would be misnamed; call it {path.stem}.png")
+    return path
+
+
 def search_options(command: Command) -> Command:
     """Add the options that every search has."""
     for option in (
@@ -28,7 +34,7 @@ def search_options(command: Command) -> Command:
                      "table on a terminal, else JSON."),
         images_option,
         click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG",
-                     help="Also draw the hits, a row a picture, into this file."),
+                     callback=_png, help="Also draw the hits, a row a picture, into this file, *.png."),
         click.option("--text-weight", type=click.FloatRange(0, 1), help="Of words beside a picture: 0 the picture "
                      "alone, 1 the words alone.  [default: index.tags.weight, or 0.5 where the network reads texts]"),
         click.option("--text", help="Words that the images' tags are compared with, too; needs index.tags.file, "
