@@ -70,16 +70,18 @@ class Gallery:
         """Find the k most similar images of each query, best first.
 
         features        float32, (Q, D), as the network gives them; None for one query of words alone.
-        k               1 to the number of images.
+        k               1 or more; where there are fewer images, all of them.
         min_similarity  the least cosine of a hit.
         label           search this class only; then fewer than k hits are all of the class.
         text            words that the images' tags are compared with, too; alone, or at weight 1, it finds only what
                         shares a word. Where there are no tags and the network reads texts: with the images themselves.
         text_weight     of the words beside a picture, 0 to 1; `text_weight` by default.
 
-        Raises LookalikeError for a k out of range and a class that no image has, TextError for words that no image has.
+        Raises LookalikeError for a k below 1, an empty collection and a class that no image has, TextError for words
+        that no image has.
         """
         state = self.state
+        k = min(k, len(state))
         indexes.check_k(k, len(state))
         weight = self._weight(text_weight, text is not None)
         said = self._said(text)
@@ -102,15 +104,18 @@ class Gallery:
         self, path: str, k: int, min_similarity: float = -1, label: str | None = None,
         text: str | None = None, text_weight: float | None = None,
     ) -> list[Hit]:  # fmt: skip
-        """Find the k most similar images of one of the collection, itself left out; k is 1 to all the others.
+        """Find the k most similar images of one of the collection, itself left out; of fewer others, all.
 
         text         words beside it, as in `search`; None for its own tags, if it has some.
         text_weight  of the words, 0 to 1; `text_weight` by default.
         """
         state = self.state
         row = state.row(path)
-        if not 1 <= k < len(state):
-            raise LookalikeError(f"k is {k}, but there are {len(state) - 1} other images; choose 1 to that")
+        if len(state) == 1:
+            raise LookalikeError(f"{path} is the only image of the collection, so none can be like it; add others")
+        if k < 1:
+            raise LookalikeError(f"k is {k}; choose 1 or more")
+        k = min(k, len(state) - 1)
         weight = self._weight(text_weight, self.tags is not None or text is not None)
         said = self._said(text)
         words = None

@@ -56,7 +56,8 @@ class Pictures:
         text: str | None = None, text_weight: float | None = None,
     ) -> list[Hit]:  # fmt: skip
         """Find the k images most similar to an image file's content, or, without one, to a text; see Gallery.search."""
-        indexes.check_k(k, len(self.gallery.state))  # before the network is loaded
+        count = len(self.gallery.state)
+        indexes.check_k(min(k, count), count)  # before the network is loaded
         feature = None if content is None else self.embed(content)[np.newaxis]
         return self.gallery.search(feature, k, min_similarity, label, text, text_weight)[0]
 

@@ -219,6 +219,8 @@ def test_a_search_finds_what_the_command_finds(server: Server, where: Where) -> 
     answer = server.client.post("/search?k=5", files={"file": ("../../x", content, "text/html")})
     assert answer.json()["hits"] == expected
     assert expected[0]["path"] == FIRST
+    assert server.search(content, k=41).json()["hits"] == as_sent(where.open().search(content, 1000))  # all 40
+    assert len(server.client.get(f"{ITEM}/similar?k=40").json()["hits"]) == 39
     only = server.search(content, k=3, label="4", min_similarity=-0.5).json()["hits"]
     assert only == as_sent(alone.search(content, 3, -0.5, "4"))
     assert len(server.search(content).json()["hits"]) == 10
@@ -267,7 +269,7 @@ def test_ids_are_looked_up_and_nothing_else(server: Server) -> None:
 ITEM = f"/items/{ids.of(FIRST)}"
 WRONG: list[tuple[str, str, dict[str, Any], problems.Kind]] = [
     ("GET", f"{ITEM}/similar?k=0", {}, problems.INVALID),
-    ("GET", f"{ITEM}/similar?k=40", {}, problems.INVALID),
+    ("GET", f"{ITEM}/similar?k=1001", {}, problems.INVALID),
     ("GET", f"{ITEM}/similar?k=x", {}, problems.INVALID),
     ("GET", f"{ITEM}/similar?min_similarity=nan", {}, problems.INVALID),
     ("GET", f"{ITEM}/similar?label=5", {}, problems.INVALID),
@@ -285,7 +287,7 @@ WRONG: list[tuple[str, str, dict[str, Any], problems.Kind]] = [
     ("POST", "/search", {"content": b"--a\r\nbroken", "headers": {"Content-Type": "multipart/form-data; boundary=a"}},
      problems.NO_PICTURE),
     ("POST", "/search?label=5", {"files": {"file": "GOOD"}}, problems.INVALID),
-    ("POST", "/search?k=41", {"files": {"file": "GOOD"}}, problems.INVALID),
+    ("POST", "/search?k=1001", {"files": {"file": "GOOD"}}, problems.INVALID),
     ("POST", "/items?label=3&name=digit_0003.png", {"files": {"file": "GOOD"}}, problems.EXISTS),
     ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": "x.exe"}}, problems.INVALID),
     ("POST", "/items", {"files": {"file": "GOOD"}, "data": {"name": "x.png", "label": "../.."}}, problems.INVALID),

@@ -29,3 +29,9 @@ def test_a_figure_is_called_what_it_is(built: Built, name: str) -> None:
     assert not Path(name).exists()
     assert run("similar", "red/03.jpg", "--grid", "hits.PNG").exit_code == 0
     assert Path("hits.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_more_hits_than_there_are_images_all_are_shown(built: Built) -> None:
+    for command, count in ((["search", str(built.picture("red/03.jpg"))], 24), (["similar", "red/03.jpg"], 23)):
+        done = run(*command, "-k", "1000")
+        assert (done.exit_code, done.stderr, len(done.stdout.splitlines())) == (0, "", count)

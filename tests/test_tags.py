@@ -257,7 +257,7 @@ def test_words_belong_to_a_path(built: Built, opened: Pictures) -> None:
         (lambda one: one.search(None, 3, text="..."), r"no image's tags have a word of '\.\.\.'$"),
         (lambda one: one.search(None, 3), "a search needs a picture, or a text"),
         (lambda one: one.search(None, 3, text="sea", text_weight=0.5), "a search needs a picture, or a text without"),
-        (lambda one: one.search(None, 99, text="sea"), "k is 99, but the index holds 24 images"),
+        (lambda one: one.search(None, 0, text="sea"), "k is 0, but the index holds 24 images"),
         (lambda one: one.search(None, 3, label="pink", text="sea"), "no image is labelled 'pink'"),
         (lambda one: one.gallery.similar("blue/00.jpg", 3, text_weight=1.5), r"text weight is 1\.5; choose 0, "),
         (lambda one: one.gallery.search(np.zeros((1, 48), np.float32) + 1, 3, text_weight=0.5), "has no text that it"),
@@ -496,7 +496,7 @@ def test_the_server_searches_by_words(own: Built, client: httpx.Client) -> None:
         ({"text": "see"}, "no image's tags have a word of 'see'; did you mean sea?"),
         ({"text": "sea", "text_weight": 0.5}, "a text without a weight"),
         ({"text": ""}, "text"), ({"text": "sea", "text_weight": 2}, "text_weight"),
-        ({"text": "sea", "k": 99}, "k is 99"),
+        ({"text": "sea", "k": 1001}, "k: input should be less than or equal to 1000"),
     ):  # fmt: skip
         answer = client.post("/search", params=parameters)
         assert answer.status_code == 422 and answer.json()["type"] == problems.INVALID.type, parameters

@@ -129,7 +129,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
         ),
     )  # fmt: skip
     async def search(
-        request: Request, k: K = None, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
+        request: Request, k: K = 10, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
         text_weight: TextWeight = None,
     ) -> Response:  # fmt: skip
         """The body is the picture, or a form with the field `file`.
@@ -150,7 +150,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
         openapi_extra=curl(f'curl "http://127.0.0.1:8000/items/{ID}/similar?k=3&min_similarity=0.5&label=3"'),
     )  # fmt: skip
     async def similar(
-        id: ItemId, k: K = None, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
+        id: ItemId, k: K = 10, min_similarity: Least = -1.0, label: Label = None, text: Text = None,
         text_weight: TextWeight = None,
     ) -> Response:  # fmt: skip
         """The image itself is left out. Needs no network, and does not wait for those who do.

@@ -28,15 +28,6 @@ def known(state: State, item: str) -> str:
     return path
 
 
-def checked_k(k: int | None, most: int) -> int:
-    """How many to find: what was asked, or ten, or all there are."""
-    if k is None:
-        return min(10, most)
-    if k > most:
-        raise Problem(problems.INVALID, f"k is {k}, but there are {most} images to find; choose 1 to that")
-    return k
-
-
 def seen(gallery: Gallery, vector: np.ndarray) -> None:
     """Raise Problem for a picture that has no direction: all black, say."""
     try:

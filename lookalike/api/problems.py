@@ -54,7 +54,7 @@ class ProblemBody(BaseModel):
 
 
 INVALID = Kind("invalid-request", 422, "A parameter is not as documented",
-               "k is 5000, but the collection holds 1797 images; choose 1 to that")  # fmt: skip
+               "k: input should be less than or equal to 1000")  # fmt: skip
 NO_PICTURE = Kind("no-picture", 422, "The request holds no picture", "the body is empty; send the picture as it is, or "
                   "as the field `file` of a form")  # fmt: skip
 BROKEN_UPLOAD = Kind("broken-upload", 400, "The body cannot be read", "Missing boundary in multipart.")

@@ -55,7 +55,7 @@ class ReadyBody(BaseModel):
 
 
 ItemId = Annotated[str, Path(description="As a search shows it.", max_length=4000, examples=[ID])]
-K = Annotated[int | None, Query(description="How many; by default 10, or all where there are fewer.", ge=1, le=K_MOST)]
+K = Annotated[int, Query(description="How many; where there are fewer, all of them.", ge=1, le=K_MOST)]
 Least = Annotated[float, Query(description="The least cosine of a hit.", ge=-1, le=1, allow_inf_nan=False)]
 Label = Annotated[str | None, Query(description="Find images of this class only.", max_length=200)]
 TEXT_HELP = (

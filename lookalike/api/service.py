@@ -16,7 +16,7 @@ from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
-from lookalike.api.checks import checked_k, explained, known, named, seen
+from lookalike.api.checks import explained, known, named, seen
 from lookalike.api.collection import Collection, alone
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
@@ -99,19 +99,17 @@ class Service:
     # --- questions -------------------------------------------------------------------------------------------------
 
     async def search(
-        self, content: bytes | None, k: int | None, least: float, label: str | None, text: str | None,
+        self, content: bytes | None, k: int, least: float, label: str | None, text: str | None,
         weight: float | None,
     ) -> list[Hit]:  # fmt: skip
         """Find the images most similar to a picture, to words, or both; for words alone the network is not touched."""
 
         def ask(gallery: Gallery, vector: np.ndarray | None) -> list[Hit]:
-            state = gallery.state
-            count = checked_k(k, len(state))
-            if not count:
+            if not len(gallery.state):
                 return []
             try:
                 asked = None if vector is None else vector[np.newaxis]
-                return gallery.search(asked, count, least, label, text, weight)[0]
+                return gallery.search(asked, k, least, label, text, weight)[0]
             except LookalikeError as error:
                 if vector is not None:
                     seen(gallery, vector)
@@ -122,18 +120,17 @@ class Service:
         return await self._with_vector(content, self._pool(text), ask)
 
     async def similar(
-        self, item: str, k: int | None, least: float, label: str | None, text: str | None, weight: float | None
+        self, item: str, k: int, least: float, label: str | None, text: str | None, weight: float | None
     ) -> list[Hit]:
         """Find the images most similar to one of the collection: neither the network nor the queue is touched."""
 
         def ask(gallery: Gallery) -> list[Hit]:
             state = gallery.state
             path = known(state, item)
-            count = checked_k(k, len(state) - 1)
-            if not count:
+            if len(state) == 1:
                 return []
             try:
-                return gallery.similar(path, count, least, label, text, weight)
+                return gallery.similar(path, k, least, label, text, weight)
             except LookalikeError as error:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error, gallery.state, label) from None

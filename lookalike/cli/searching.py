@@ -42,7 +42,8 @@ def search_options(command: Command) -> Command:
         click.option("--label", help="Find images of this class only."),
         click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True,
                      help="The least cosine of a hit."),
-        click.option("-k", type=int, default=10, show_default=True, help="Hits of each picture."),
+        click.option("-k", type=int, default=10, show_default=True, help="Hits of each picture; where there are fewer "
+                     "images, all of them."),
     ):  # fmt: skip
         command = option(command)
     return command
