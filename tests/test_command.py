@@ -1,12 +1,16 @@
 """What the command says, and how it ends: in this process, on 24 pictures in three colours."""
 
+import json
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from small_collection import Built, run
+from PIL import Image
+from small_collection import Built, coloured, run
+
+from lookalike.grid import SIDE
 
 
 def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +39,26 @@ def test_of_more_hits_than_there_are_images_all_are_shown(built: Built) -> None:
     for command, count in ((["search", str(built.picture("red/03.jpg"))], 24), (["similar", "red/03.jpg"], 23)):
         done = run(*command, "-k", "1000")
         assert (done.exit_code, done.stderr, len(done.stdout.splitlines())) == (0, "", count)
+
+
+def test_a_picture_that_cannot_be_read_stops_no_other(built: Built, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "c.jpg", "e.jpg"):
+        coloured("green", ord(name[0])).save(photos / name)
+    (photos / "b.jpg").write_bytes(b"broken")
+    (photos / "d.jpg").symlink_to(photos / "e.jpg")
+    command = ["search", "photos", "gone.png", "-k", "1", "--grid", "hits.png"]
+    done = run(*command)
+    assert done.exit_code == 1
+    assert [line.partition(": not an image")[0] for line in done.stderr.splitlines()] == [
+        "lookalike: error: photos/b.jpg", "lookalike: error: gone.png: No such file or directory"
+    ]  # fmt: skip
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(hit["query"], hit["label"]) for hit in hits] == [(f"photos/{name}.jpg", "green") for name in "acde"]
+    assert Image.open("hits.png").size[1] > 4 * SIDE  # a row each
+    done = run("add", "photos", "--label", "new")
+    assert done.exit_code == 1 and done.stderr.endswith("lookalike: 4 images added\n")
+    assert done.stderr.startswith("lookalike: error: photos/b.jpg: not an image in a known format")
+    done = run("search", "photos/b.jpg", "--grid", "none.png")  # alone, it is an error as any other
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1) and not Path("none.png").exists()

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -116,7 +116,10 @@ def open_thumbnails(opened: Any, images: Path | None, where: dict[str, Path]) ->
 
 
 def contents(pictures: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
-    """Name and reader of each picture: a file, every image in a folder, or standard input."""
+    """Name and reader of each picture: a file, every image in a folder, or standard input.
+
+    A reader raises ImageError for a file that cannot be read.
+    """
     from lookalike.images import SUFFIXES
 
     found: list[tuple[str, Callable[[], bytes]]] = []
@@ -132,18 +135,39 @@ def contents(pictures: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]
             ]  # fmt: skip
             if not inside:
                 raise LookalikeError(f"{path}: no image in it; looked for {' '.join(sorted(SUFFIXES))}")
-            found += [(str(each), each.read_bytes) for each in inside]
+            found += [(str(each), partial(_read, each)) for each in inside]
         else:
-            found.append((name, path.read_bytes))
+            found.append((name, partial(_read, path)))
     return found
 
 
-@contextmanager
-def named(picture: str) -> Iterator[None]:
-    """Name the picture that cannot be decoded."""
+def _read(path: Path) -> bytes:
     from lookalike.images import ImageError
 
     try:
-        yield
-    except ImageError as error:
-        raise LookalikeError(f"{picture}: {error}") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror) from None
+
+
+class Unreadable:
+    """Pictures that cannot be read or decoded: each is named at once, the others are gone on with."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @contextmanager
+    def named(self, picture: str) -> Iterator[None]:
+        """Work on one of the pictures."""
+        from lookalike.images import ImageError
+
+        try:
+            yield
+        except ImageError as error:
+            tell(f"error: {picture}: {error}")
+            self._count += 1
+
+    def end(self) -> None:
+        """Exit with status 1 if there was one."""
+        if self._count:
+            sys.exit(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lookalike.cli.base import EXIT, app, contents, named, open_pictures, opens_a_collection, tell
+from lookalike.cli.base import EXIT, Unreadable, app, contents, open_pictures, opens_a_collection, tell
 from lookalike.errors import LookalikeError
 
 
@@ -19,7 +19,8 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     r"""Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
 
     They are kept in data/changes; an interrupted command goes on where it was when it is repeated. `lookalike fold`
-    writes them into your folder of images.
+    writes them into your folder of images. A picture that cannot be read is named, and the others are added; the exit
+    status is 1 then.
 
     \b
     lookalike add new.jpg --label cat
@@ -41,16 +42,20 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise LookalikeError(f"two of the pictures would be {twice[0]}; add them one by one, with --as")
-    known = 0
+    known, added, unreadable = 0, [], Unreadable()
     with progress_bar("add", len(files), "image", delay=1) as bar:  # seconds; a few pictures need no bar
         for (name, read), target in zip(files, names, strict=True):
-            with named(name):
-                known += not opened.add(target, label, read(), replace=replace)
+            with unreadable.named(name):
+                if opened.add(target, label, read(), replace=replace):
+                    added.append(target)
+                else:
+                    known += 1
             bar.update()
     if known:
         tell(f"{known} of {len(files)} had been added before, the same pictures; they stay as they are")
-    if known < len(files):
-        tell(f"added {names[0]}" if len(names) == 1 else f"{len(files) - known} images added")
+    if added:
+        tell(f"added {added[0]}" if len(added) == 1 else f"{len(added)} images added")
+    unreadable.end()
 
 
 @app.command(epilog=EXIT)

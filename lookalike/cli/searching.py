@@ -10,10 +10,10 @@ import click
 from lookalike.cli.base import (
     EXIT,
     Command,
+    Unreadable,
     app,
     contents,
     images_option,
-    named,
     open_pictures,
     open_thumbnails,
     opens_a_collection,
@@ -62,6 +62,8 @@ def search(
     With --text also by their tags; without PICTURES by tags alone, which needs no network. Where there are no tags
     and the network is CLIP's, a text is compared with the images themselves: docs/embeddings.md.
 
+    A picture that cannot be read is named, and the others are searched with; the exit status is 1 then.
+
     \b
     lookalike search photo.jpg
     lookalike search photo.jpg other.png -k 20 --min-similarity 0.5
@@ -74,7 +76,7 @@ def search(
     if not pictures and text is None:
         raise click.UsageError("Missing argument 'PICTURES...', or option '--text'.")
     opened = open_pictures(where)
-    files, found = list(contents(pictures)), []
+    files, found, unreadable = list(contents(pictures)), [], Unreadable()
     if text is not None and not files:
         hits = opened.search(None, k, min_similarity, label, text, text_weight)
         show(text, hits, as_json, several=False)
@@ -83,18 +85,19 @@ def search(
 
             found.append(found_for(text, hits))
     for name, read in files:
-        with named(name):
+        with unreadable.named(name):
             content = read()
             hits = opened.search(content, k, min_similarity, label, text, text_weight)
-        show(name, hits, as_json, several=len(files) > 1)
-        if grid:
-            from lookalike.grid import found_with
+            show(name, hits, as_json, several=len(files) > 1)
+            if grid:
+                from lookalike.grid import found_with
 
-            found.append(found_with(Path(name).name, content, hits))
-    if grid:
+                found.append(found_with(Path(name).name, content, hits))
+    if grid and found:
         from lookalike.grid import draw
 
         draw(found, open_thumbnails(opened, images, where), len(opened.gallery.state), grid)
+    unreadable.end()
 
 
 @app.command(epilog=EXIT)
