@@ -307,6 +307,30 @@ def test_every_mistake_has_its_problem(
     assert is_problem(server.client.request(method, target, **sent), kind)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "sent", "detail"),
+    [
+        ("POST", "/search?limit=3", {}, "unknown parameter 'limit'; Known: k, label, min_similarity, "),
+        ("POST", "/search?min_similarty=0.5", {}, "unknown parameter 'min_similarty'; did you mean min_similarity?"),
+        ("POST", "/search?id=x", {}, "unknown parameter 'id'"),
+        ("POST", "/search", {"data": {"k": "3"}}, "unknown field of the form 'k'; none is known here"),
+        ("POST", "/items?lable=3", {}, "unknown parameter 'lable'; did you mean label? Known: label, name, replace"),
+        ("POST", "/items", {"data": {"lable": "3"}}, "unknown field of the form 'lable'; did you mean label?"),
+        ("GET", f"{ITEM}/similar?id=x", None, "unknown parameter 'id'"),
+        ("GET", f"{ITEM}/image?size=64", None, "unknown parameter 'size'; none is known here"),
+        ("DELETE", f"{ITEM}?path=3", None, "unknown parameter 'path'; none is known here"),
+    ],
+)  # fmt: skip
+def test_what_nothing_reads_is_refused(
+    server: Server, where: Where, method: str, target: str, sent: dict[str, Any] | None, detail: str
+) -> None:
+    picture = {} if sent is None else {"files": {"file": where.content()}, **sent}
+    answer = server.client.request(method, target, **picture)
+    assert is_problem(answer, problems.INVALID) and answer.json()["detail"].startswith(detail), answer.json()
+    assert server.client.get("/health?t=1").status_code == 200
+    assert server.client.get(ITEM).status_code == 200
+
+
 # --- hostile uploads --------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from lookalike.api import ids, problems
-from lookalike.api.direct import Direct, sentence
+from lookalike.api.direct import Direct, check_known, sentence
 from lookalike.api.edge import Edge, Gate
 from lookalike.api.problems import Problem, documented
 from lookalike.api.schema import (
@@ -141,6 +141,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
             return as_hits(await service.search(None, k, min_similarity, label, text, text_weight))
         with service.admission() as place:
             upload = await receive(request, service.settings, place)
+            check_known(upload.fields, [], "field of the form")
             return as_hits(await service.search(upload.content, k, min_similarity, label, text, text_weight))
 
     @app.get(
@@ -238,6 +239,7 @@ def add_items(app: FastAPI, service: Service) -> None:
 
 def merged(query: NewItem, form: dict[str, str]) -> NewItem:
     """The query's values, or, where the form has them too, the form's."""
+    check_known(form, sorted(NewItem.__annotations__), "field of the form")
     try:
         return NEW.validate_python({**query, **form})
     except ValidationError as error:

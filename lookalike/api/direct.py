@@ -3,7 +3,7 @@
 FastAPI works out every parameter of every request anew, which takes as long as a small search.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError, create_model
 
 from lookalike.api import problems
 from lookalike.api.problems import Problem
+from lookalike.errors import closest
 
 
 class Direct(APIRoute):
@@ -30,8 +31,11 @@ class Direct(APIRoute):
         }
         model = create_model("Parameters", **fields)
         with_request = "request" in given
+        known = sorted(fields.keys() - self.param_convertors.keys())  # of the query
 
         async def handle(request: Request) -> Response:
+            if fields:  # who only asks whether the server lives may add what it likes
+                check_known(request.query_params, known)
             try:
                 values = vars(model.model_validate({**request.query_params, **request.path_params}))
             except ValidationError as error:
@@ -40,6 +44,14 @@ class Direct(APIRoute):
             return answer
 
         return handle
+
+
+def check_known(given: Iterable[str], known: list[str], kind: str = "parameter") -> None:
+    """Raise Problem for a name that nothing reads; it would else be ignored, and the answer not what was asked for."""
+    for name in given:
+        if name not in known:
+            hint = closest(name, known) if known else "none is known here"
+            raise Problem(problems.INVALID, f"unknown {kind} {name!r}; {hint}")
 
 
 def sentence(error: ValidationError) -> str:

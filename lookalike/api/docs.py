@@ -30,7 +30,8 @@ curl -H "Authorization: Bearer $LOOKALIKE_TOKEN" http://127.0.0.1:8000/ready
 one that `--allow-host` names, so that no web page can reach in by giving the address a name of its own. A page of
 another origin may use it from a browser where `--cors` names that origin. Whatever another process changes
 (`lookalike add`) is seen by the next request, and a rebuilt index (`dvc repro`) is opened anew. `/openapi.json` is this
-page for programs. A line of JSON on stderr tells of each answer.
+page for programs. A parameter that an address does not know is refused, lest it be taken for heard. A line of JSON on
+stderr tells of each answer.
 
 Pictures that arrive together are embedded together, up to `--batch` ({batch}); a hit does not depend on the company.
 Past `--queue` ({queue}) searches and additions at a time, the next is answered 503 with Retry-After. What is uploaded

@@ -94,7 +94,8 @@ NEW = TypeAdapter(NewItem)
 def body(fields: dict[str, Any], *, required: bool = True, **more: Any) -> dict[str, Any]:
     """OpenAPI of a body that is a picture, or a form with one."""
     picture = {"schema": {"type": "string", "format": "binary"}}
-    form = {"schema": {"type": "object", "properties": {**FILE, **fields}, "required": ["file"]}}
+    form = {"schema": {"type": "object", "properties": {**FILE, **fields}, "required": ["file"],
+                       "additionalProperties": False}}  # fmt: skip
     types = {"multipart/form-data": form, "image/*": picture, "application/octet-stream": picture}
     return {"requestBody": {"required": required, "content": types}, **more}
 
