@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, and ends if the network cannot be loaded."""
+    """Says where it listens, then that it serves; ends if the network cannot be loaded."""
 
     def __init__(self, app: Any, door: socket.socket, tell: Callable[[str], None], service: Service) -> None:
         super().__init__(uvicorn.Config(
@@ -60,14 +61,19 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; then load the network, while /health is answered already."""
         await super().startup(sockets)
-        host, port = self._door.getsockname()[:2]
-        self._tell(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+        self._tell(f"listening on {self._address()}; the network is being loaded")
         self._service.load().add_done_callback(self._loaded)
 
-    def _loaded(self, done: "Any") -> None:
+    def _loaded(self, done: "Future[Any]") -> None:
         self.failed = done.exception()
         if self.failed:
             self.should_exit = True
+        else:
+            self._tell(f"serving on {self._address()}")
+
+    def _address(self) -> str:
+        host, port = self._door.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
