@@ -4,6 +4,7 @@ The class of a section stands beside the code that obeys it, in a stage or in a 
 setting re-runs the stages it concerns and no others.
 """
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,15 @@ SECTIONS = (
     "download", "preprocess", "model", "extract", "index", "finetune", "protocol", "evaluate", "benchmark",
 )  # fmt: skip
 
+
+class _Loader(yaml.SafeLoader):
+    """With YAML 1.2's floats: what DVC writes for 0.00002, 2e-05, is to PyYAML a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -34,7 +44,7 @@ def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
     well-typed section.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, it is a SafeLoader
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; run from the project's root or give --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

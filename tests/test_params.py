@@ -89,6 +89,15 @@ def test_a_mistake_is_named(tmp_path: Path, section: str, old: str, new: str, me
     assert str(path) in str(caught.value)
 
 
+def test_a_number_as_dvc_writes_it_is_a_number(tmp_path: Path) -> None:
+    """`dvc exp run -S finetune.learning_rate=0.00002` writes 2e-05."""
+    for written in ("2e-05", "2E-5", "+.2e-4", "0.00002"):
+        path = changed(tmp_path, "learning_rate: 0.00005", f"learning_rate: {written}")
+        assert params.load(path, "finetune", Finetune).learning_rate == 0.00002
+    with pytest.raises(LookalikeError, match=r"learning_rate is '2e-05x'"):
+        params.load(changed(tmp_path, "learning_rate: 0.00005", "learning_rate: 2e-05x"), "finetune", Finetune)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match=r"params\.yaml does not exist"):
         params.load(tmp_path / "params.yaml", "model", SECTIONS["model"])
