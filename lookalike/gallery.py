@@ -262,6 +262,6 @@ class Gallery:
         if changed > REBUILD_SHARE * len(self._index) and not self._advised:
             self._advised = True
             self._tell(
-                f"{changed} changes since {len(self._index)} images were indexed; a search gets slower with them; where "
-                "the images are a folder of yours, fold them and rebuild: lookalike fold, dvc repro"
+                f"{changed} changes since {len(self._index)} images were indexed; a search gets slower with them; "
+                "where the images are a folder of yours, fold them and rebuild: lookalike fold, dvc repro"
             )

@@ -64,7 +64,7 @@ def mounted(folder: Path, *commands: str) -> Iterator[None]:
 
 def alone(sandbox: Sandbox, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a stage as DVC would."""
-    return sandbox.run(*sandbox.command(stage), **environment)
+    return sandbox.run(*sandbox.stages[stage].command, **environment)
 
 
 def verdict(done: subprocess.CompletedProcess[str], stage: str) -> tuple[str, str]:
@@ -116,7 +116,9 @@ def fill(disk: Path, room: int) -> None:
 
 def read_only(sandbox: Sandbox, stage: str, tell: Tell) -> None:
     """Run a stage where nothing may be written, and where only its last output may not."""
-    folders = dict.fromkeys([sandbox.work, *(sandbox.work / out for out in sandbox.outs(stage) if out[:3] == "met")])
+    folders = dict.fromkeys(
+        [sandbox.work, *(sandbox.work / out for out in sandbox.stages[stage].outs if out[:3] == "met")]
+    )
     for folder in [folder if folder.is_dir() else folder.parent for folder in folders]:
         sandbox.start(stage, stale=True)
         with mounted(folder, f"--bind {folder}", "-o remount,bind,ro"):
@@ -128,8 +130,8 @@ def read_only(sandbox: Sandbox, stage: str, tell: Tell) -> None:
 
 def truncated(sandbox: Sandbox, stage: str, tell: Tell) -> None:
     """Cut each file that a stage is the first to read, in turn, at a random place, and run the stage."""
-    before = {dep for name in earlier(sandbox, stage) for dep in sandbox.stages()[name]["deps"]}
-    inputs = [dep for dep in sandbox.stages()[stage]["deps"] if dep in CUT and dep not in before]
+    before = {dep for name in earlier(sandbox, stage) for dep in sandbox.stages[name].deps}
+    inputs = [dep for dep in sandbox.stages[stage].deps if dep in CUT and dep not in before]
     for name in [path for dep in inputs for path in files_below(sandbox, dep)]:
         sandbox.restore("new")
         path, draw = sandbox.work / name, random.Random(name)  # noqa: S311
@@ -146,7 +148,7 @@ def truncated(sandbox: Sandbox, stage: str, tell: Tell) -> None:
 
 def earlier(sandbox: Sandbox, stage: str) -> list[str]:
     """The stages before one in dvc.yaml."""
-    names = list(sandbox.stages())
+    names = list(sandbox.stages)
     return names[: names.index(stage)]
 
 

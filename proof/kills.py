@@ -156,7 +156,7 @@ class Traced:
     def __init__(self, sandbox: Sandbox, stage: str) -> None:
         self.sandbox, self.stage = sandbox, stage
         tools = sandbox.folder / "tools"
-        self._pipe = tools / "pipe"
+        self._pipe, self.log = tools / "pipe", tools / "log"
         if not tools.exists():
             tools.mkdir()
             os.mkfifo(self._pipe)
@@ -182,15 +182,15 @@ class Traced:
         if self.stage == DVC:
             command = [*traced, "-m", "dvc", "repro", DVC_STAGE]
         elif victim == "stage":
-            command = [*traced, *self.sandbox.command(self.stage)[1:]]
+            command = [*traced, *self.sandbox.stages[self.stage].command[1:]]
         else:
             command = ["dvc", "repro", self.stage]
         seen: list[Event] = []
         counts: Counter[str] = Counter()
         reader = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
-        with subprocess.Popen(
+        with self.log.open("wb") as log, subprocess.Popen(
             command, cwd=self.sandbox.work, env=self._environment, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=log, stderr=log,
         ) as process:  # fmt: skip
             for event in events_of(self._lines(reader, process), self.sandbox, self.stage):
                 seen.append(event)
@@ -248,7 +248,8 @@ def kills(sandbox: Sandbox, stage: str, count: int, tell: Any) -> list[Kill]:
         sandbox.start(DVC_STAGE if stage == DVC else stage, stale)
         calm, status = traced.run()
         if status:
-            raise RuntimeError(f"{stage}: the traced run that nobody disturbed exits {status}")
+            said = traced.log.read_text(encoding="utf-8", errors="replace").strip()
+            raise RuntimeError(f"{stage}: the traced run that nobody disturbed exits {status}:\n{said}")
         wrong = [name for name in sandbox.differences() if not name.startswith("dvc.lock")]
         if wrong:
             raise RuntimeError(f"{stage}: the traced run that nobody disturbed differs: {wrong}")

@@ -44,6 +44,15 @@ Digests = dict[str, str]  # path in the copy: SHA-256
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A stage: its command, word by word, and the paths that it reads and writes."""
+
+    command: list[str]
+    deps: list[str]
+    outs: list[str]
+
+
+@dataclass(frozen=True)
 class Sandbox:
     """A folder with a clone of the project (`work`), its caches, and the states that it can be put into."""
 
@@ -81,18 +90,16 @@ class Sandbox:
             capture_output=True, text=True, check=False, timeout=1800,
         )  # fmt: skip
 
-    def stages(self) -> dict[str, Any]:
-        """The stages of dvc.yaml, in the order in which they run."""
-        stages: dict[str, Any] = yaml.safe_load((self.work / "dvc.yaml").read_text())["stages"]
-        return stages
-
-    def outs(self, stage: str) -> list[str]:
-        """Paths that a stage writes."""
-        return [next(iter(out)) if isinstance(out, dict) else out for out in self.stages()[stage]["outs"]]
-
-    def command(self, stage: str) -> list[str]:
-        """What DVC runs for a stage."""
-        return str(self.stages()[stage]["cmd"]).split()
+    @cached_property
+    def stages(self) -> dict[str, Entry]:
+        """The stages of dvc.yaml, in the order in which they run, with what DVC made of the templates there."""
+        lock = yaml.safe_load((self.state("new") / "dvc.lock").read_text())["stages"]
+        return {
+            name: Entry(
+                lock[name]["cmd"].split(), *([each["path"] for each in lock[name][key]] for key in ("deps", "outs"))
+            )
+            for name in STAGES
+        }
 
     def restore(self, name: str) -> None:
         """Put the clone into a kept state; the cache of embeddings is empty afterwards."""
@@ -110,7 +117,7 @@ class Sandbox:
         """
         self.restore("new")
         new, old = (yaml.safe_load((self.state(name) / "dvc.lock").read_text()) for name in ("new", "old"))
-        for path in self.outs(stage):
+        for path in self.stages[stage].outs:
             remove(self.work / path)
             if stale:
                 copy(self.state("old") / path, self.work / path)
@@ -135,8 +142,8 @@ class Sandbox:
         """What stages wrote (all, if none is named), file by file, in the clone or in a kept state."""
         root = self.state(state) if state else self.work
         found: Digests = {}
-        for stage in stages or self.stages():
-            for out in self.outs(stage):
+        for stage in stages or self.stages:
+            for out in self.stages[stage].outs:
                 for path in sorted([root / out, *(root / out).rglob("*")]):
                     if path.is_file():
                         name = path.relative_to(root).as_posix()
