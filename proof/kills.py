@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,6 +203,7 @@ class Traced:
                         os.kill(event.thread, signal.SIGKILL)
             status = process.wait()
         os.close(reader)
+        wait_for_group(process.pid)
         return seen, status
 
     @staticmethod
@@ -221,6 +223,17 @@ class Traced:
                 continue
             *lines, rest = (rest + block).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
+
+
+def wait_for_group(group: int, patience: float = 20) -> None:
+    """Wait until no process of a group is left, not even as a zombie, which to DVC is one that holds its locks."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
 
 
 def kill(traced: Traced, at: tuple[str, int], victim: Victim, stale: bool, calm: list[Event]) -> Kill | None:
@@ -255,7 +268,7 @@ def kills(sandbox: Sandbox, stage: str, count: int, tell: Any) -> list[Kill]:
             raise RuntimeError(f"{stage}: the traced run that nobody disturbed differs: {wrong}")
         wanted = count - count // 2 if stale else count // 2
         chosen = moments(calm, wanted)
-        others = [at for at in moments(calm, 2 * wanted) if at not in chosen]  # for moments that do not come again
+        others = [at for at in moments(calm, 4 * wanted) if at not in chosen]  # for moments that do not come again
         hit = 0
         for at in [*chosen, *others]:
             victim = victims[len(done) % len(victims)]
