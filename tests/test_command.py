@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from PIL import Image
-from small_collection import Built, coloured, run
+from small_collection import REFINE, Built, coloured, run, write_index
 
 from lookalike.grid import SIDE
+from lookalike.network import load_embedding
+from lookalike.pictures import Pictures
 
 
 def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +64,25 @@ def test_a_picture_that_cannot_be_read_stops_no_other(built: Built, tmp_path: Pa
     assert done.stderr.startswith("lookalike: error: photos/b.jpg: not an image in a known format")
     done = run("search", "photos/b.jpg", "--grid", "none.png")  # alone, it is an error as any other
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1) and not Path("none.png").exists()
+
+
+@pytest.mark.parametrize("refined", [{}, {"augment": 4}, {"expand": 4}])
+def test_a_picture_reaches_1_with_itself_only_unrefined(built: Built, refined: dict[str, int]) -> None:
+    """As docs/cli.md and the help say."""
+    raw, index = built.folder / "raw", built.folder / "index"
+    pictures = Pictures(index, built.folder / "model", built.folder / "changes")
+    features = {path.relative_to(raw).as_posix(): pictures.embed(path.read_bytes()) for path in raw.rglob("*.jpg")}
+    write_index(index, features, load_embedding(index), REFINE | refined)
+    hits = [json.loads(line) for line in run("search", str(raw / "red/03.jpg"), "-k", "24").stdout.splitlines()]
+    own = next(hit["cosine"] for hit in hits if hit["path"] == "red/03.jpg")
+    assert own > 1 - 1e-6 if not refined else 0.9 < own < 1 - 1e-6
+    if not refined:
+        assert hits[0]["path"] == "red/03.jpg"
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "tiff"])
+def test_of_an_animation_the_first_frame_is_taken(built: Built, kind: str) -> None:
+    coloured("red", 1).save(f"moving.{kind}", save_all=True, append_images=[coloured("blue", 1)])
+    done = run("search", f"moving.{kind}", "-k", "5")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == ["red"] * 5

@@ -33,6 +33,9 @@ another origin may use it from a browser where `--cors` names that origin. Whate
 page for programs. A parameter that an address does not know is refused, lest it be taken for heard. A line of JSON on
 stderr tells of each answer.
 
+A hit's `cosine` is that of the refined vectors, -1 to 1; of a picture with itself, in the collection, it may be below 1
+([cli.md](cli.md#what-it-prints) says why).
+
 Pictures that arrive together are embedded together, up to `--batch` ({batch}); a hit does not depend on the company.
 Past `--queue` ({queue}) searches and additions at a time, the next is answered 503 with Retry-After. What is uploaded
 is recognised by its content, limited to {max_bytes:,} bytes while it arrives and {max_pixels:,} pixels before it is

@@ -22,7 +22,7 @@ class HitBody(BaseModel):
     id: str = Field(description="Its name in addresses here.")
     path: str = Field(description="Its path in the collection.")
     label: str = Field(description='Its class; "" if it has none.')
-    cosine: float = Field(description="Similarity, -1 to 1.", ge=-1, le=1)
+    cosine: float = Field(description="Similarity, -1 to 1, of refined vectors.", ge=-1, le=1)
     visual: float | None = Field(default=None, description="That of the pictures, where words took part.", ge=-1, le=1)
     text: float | None = Field(default=None, description="That of the words, where they took part.", ge=0, le=1)
 

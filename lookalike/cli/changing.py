@@ -20,7 +20,7 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
 
     They are kept in data/changes; an interrupted command goes on where it was when it is repeated. `lookalike fold`
     writes them into your folder of images. A picture that cannot be read is named, and the others are added; the exit
-    status is 1 then.
+    status is 1 then. Of an animation the first frame is taken.
 
     \b
     lookalike add new.jpg --label cat

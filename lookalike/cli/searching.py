@@ -63,6 +63,8 @@ def search(
     and the network is CLIP's, a text is compared with the images themselves: docs/embeddings.md.
 
     A picture that cannot be read is named, and the others are searched with; the exit status is 1 then.
+    Of an animation the first frame is taken. The cosine is of refined vectors: of a picture with itself, in the
+    collection, it may be below 1.
 
     \b
     lookalike search photo.jpg

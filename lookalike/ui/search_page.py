@@ -85,7 +85,7 @@ def _settings(opened: Opened) -> Wanted:
     if most > 1:
         k = int(st.slider("Images to show", 1, most, min(10, most), key="k"))
     least = st.select_slider(
-        "At least this similar", LEAST, key="least", help="1 is the same picture, 0 nothing alike."
+        "At least this similar", LEAST, key="least", help="The nearer to 1, the more alike; 0 is nothing alike."
     )
     label = _class("Only of the class", "class", opened)
     text, weight = _words(opened)
