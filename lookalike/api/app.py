@@ -1,4 +1,4 @@
-"""The addresses, what they take, and what they answer; everything else is in service.py."""
+"""The addresses, what they take, and what they answer; what is done for an answer is in service.py."""
 
 import json
 from collections.abc import AsyncIterator
