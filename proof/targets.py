@@ -50,7 +50,6 @@ class Target:
 
     feed: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
-    opens: str
 
 
 def refused(error: Exception) -> None:
@@ -262,10 +261,10 @@ def journal_seeds() -> Iterator[bytes]:
 
 
 TARGETS = {
-    "decode": Target(decode, decode_seeds, "a picture: preprocess, a query, an upload"),
-    "archive": Target(archive, archive_seeds, "a tar of pictures"),
-    "labels-csv": Target(labels_csv, labels_csv_seeds, "download.labels"),
-    "index": Target(index, index_seeds, "embedding.json, index.json and the .npy files of an index"),
-    "manifest": Target(trace, trace_seeds, "the trace of an index, its digests"),
-    "journal": Target(journal, journal_seeds, "changes to an index"),
+    "decode": Target(decode, decode_seeds),  # a picture: preprocess, a query, an upload
+    "archive": Target(archive, archive_seeds),  # a tar of pictures
+    "labels-csv": Target(labels_csv, labels_csv_seeds),  # download.labels
+    "index": Target(index, index_seeds),  # embedding.json, index.json and the .npy files of an index
+    "manifest": Target(trace, trace_seeds),  # the trace of an index, its digests
+    "journal": Target(journal, journal_seeds),  # changes to an index
 }
