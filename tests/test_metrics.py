@@ -54,6 +54,28 @@ def test_many_lists_at_once_by_hand() -> None:
     assert curves.ravel().tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3, 2 / 3, 2 / 3, 0, 0, 0, 0, 0])
 
 
+def test_one_list_or_lists_of_lists() -> None:
+    """Any leading axes: each figure of (3, 2) lists is that of each list alone."""
+    relevant = np.random.default_rng(0).random((3, 2, 5)) < 0.5
+    total, levels = np.maximum(relevant.sum(axis=-1), 1) + np.arange(2), np.array([0, 0.4, 1])
+    for figure in (
+        lambda hits, n: metrics.precision_at_k(hits, 3),
+        lambda hits, n: metrics.recall_at_k(hits, n, 3),
+        lambda hits, n: metrics.hit_at_k(hits, 1),
+        metrics.average_precision,
+        lambda hits, n: metrics.average_precision_at_k(hits, n, 3),
+        metrics.r_precision,
+        metrics.average_precision_at_r,
+        lambda hits, n: metrics.ndcg_at_k(hits, n, 3),
+        lambda hits, n: metrics.reciprocal_rank(hits),
+        lambda hits, n: metrics.interpolated_precision(hits, n, levels),
+    ):
+        together = figure(relevant, total)
+        alone = np.stack([figure(*one) for one in zip(relevant.reshape(6, 5), total.ravel(), strict=True)])
+        assert together.shape[:2] == (3, 2)
+        assert np.array_equal(together.reshape(alone.shape), alone)
+
+
 def test_precision_keeps_its_denominator_when_few_are_relevant() -> None:
     assert metrics.precision_at_k(np.array([True, False, False, False]), 4) == 0.25
 

@@ -105,17 +105,19 @@ def test_a_class_of_one_is_counted_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "reason"),
+    ("images", "reason", "asked"),
     [
-        (distinct(**{"": 10}), "the images have no labels"),
-        (distinct(a=1, b=1, c=1), "no class has two different images"),
-        ([("a", "same"), ("a", "same")], "no class has two different images"),
+        (distinct(**{"": 10}), "the images have no labels", 2),
+        (distinct(a=1, b=1, c=1), "no class has two different images", 1),
+        ([("a", "same"), ("a", "same")], "no class has two different images", 0),  # never one of the two alone
     ],
 )
-def test_where_nothing_can_be_measured_it_says_why(images: list[tuple[str, str]], reason: str) -> None:
+def test_where_nothing_can_be_measured_it_says_why(images: list[tuple[str, str]], reason: str, asked: int) -> None:
+    """And draws from all images, so that examples and latency have queries still."""
     result = split(*arrays(*images), settings())
     assert result.unmeasurable == reason
-    assert len(result.gallery) >= 1
+    assert len(result.queries) == asked
+    assert sorted([*result.queries, *result.gallery]) == list(range(len(images)))
 
 
 def test_one_image_has_no_query() -> None:
