@@ -453,6 +453,7 @@ def test_as_many_dimensions_as_there_are() -> None:
     assert Refinement.fit(FEATURES, changed(pca=24)).components.shape == (24, 24)
     fitted = Refinement.fit(FEATURES[:8], changed(pca=7))
     assert (fitted.components.shape, fitted.components.dtype, fitted.mean.dtype) == ((24, 7), np.float32, np.float32)
+    assert (fitted.project(FEATURES).shape, fitted.project(FEATURES).dtype) == ((240, 7), np.float32)
     off = Refinement.fit(FEATURES, OFF)
     assert (off.mean.shape, off.mean.dtype) == ((0,), np.float32)
     assert (off.components.shape, off.components.dtype) == ((0, 0), np.float32)
