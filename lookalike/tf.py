@@ -1,6 +1,6 @@
 """Keras and TensorFlow, imported in one place and without a dozen lines of C++ log.
 
-Slow to import: only `model`, `extract` and what they alone use may import this module.
+Slow to import: only `model`, `extract`, `finetune` and what they alone use may import this module.
 """
 
 import os

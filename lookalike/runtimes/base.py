@@ -12,7 +12,7 @@ from lookalike.params import UNUSED
 
 Name = Literal["tensorflow", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
-# uint8 (B, S, S, 3) -> float32 (B, D), for the one B that it was loaded for
+# uint8 (B, S, S, 3) -> float32 (B, D), for the one B that it was loaded for; OpenVINO, loaded for B = -1, takes any
 Embedder = Callable[[np.ndarray], np.ndarray]
 
 
