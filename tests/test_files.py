@@ -85,7 +85,9 @@ stage.run("index", main)
 """
 
 
-@pytest.mark.parametrize("way", ["vectors", "few_vectors", "array", "text", "weights", "network"])
+@pytest.mark.parametrize(
+    "way", ["vectors", "few_vectors", "array", "text", pytest.param("weights", marks=pytest.mark.slow), "network"]
+)
 def test_a_full_disk_is_told_in_one_line_and_takes_nothing_away(tmp_path: Path, way: str) -> None:
     """Whatever library writes; each has its own way to say it."""
     script = tmp_path / "write.py"
