@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -72,6 +73,7 @@ class Bench:
     _runs: dict[str, Future[Ran]] = field(default_factory=dict)
     _graphs: dict[str, dict[str, Stage]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
+    _children: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         """Begin to import."""
@@ -124,8 +126,13 @@ class Bench:
     def process(self, function: Callable[..., None], *arguments: object) -> int:
         """Run a function in a warm process of its own; returns the exit status."""
         process = _CONTEXT.Process(target=function, args=arguments)
-        process.start()
-        process.join()
+        # multiprocessing looks after every child whenever one is started, and how a child ended can be read once: two
+        # threads that read it at the same time take 255 for the status.
+        with self._children:
+            process.start()
+        wait([process.sentinel])
+        with self._children:
+            process.join()
         return process.exitcode or 0
 
     def _once(self, key: str, run: Callable[[], Ran]) -> Ran:
@@ -145,11 +152,7 @@ class Bench:
         done = folder / "done"
         if done.exists() and done.read_text(encoding="utf-8") == code:  # in an earlier call, with the same code
             return Ran(folder, key, {out: digest(folder / out) for out in sorted(stage.outs)})
-        status = self._try(stage, params, links, folder)
-        if status:  # seen in processes that had done all their work, the cause not found: said, and tried once more
-            print(f"{stage.name} ended with status {status}; tried again: {folder}", file=sys.stderr)
-            status = self._try(stage, params, links, folder)
-        if status:
+        if self._try(stage, params, links, folder):
             last = (folder / "log").read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StageFailedError(f"{stage.name} failed ({folder}/params.yaml): {' '.join(last)}")
         done.write_text(code, encoding="utf-8")

@@ -1,6 +1,8 @@
 """Every key of params.yaml decides what it is said to decide: tried on a small data set, and told in docs/params.md."""
 
+import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,15 @@ def test_every_key_has_the_effect_that_the_page_tells(tmp_path: Path) -> None:
     measured, text = effects.measured(tmp_path, quick=True)
     assert [effect.problem() for effect in measured if effect.problem()] == []
     assert effects_page.stale(PAGE, text) == [], "mend it: python proof/effects.py"
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_its_own_status_whoever_else_waits_for_one(tmp_path: Path) -> None:
+    """Of every hundred, three ended with 255, which multiprocessing says where two threads read one status."""
+    bench = Bench(ROOT, tmp_path, warm=[])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: bench.process(sys.exit, number % 3), range(150)))
+    assert found == [number % 3 for number in range(150)]
 
 
 def test_the_page_has_every_key_with_its_default() -> None:
