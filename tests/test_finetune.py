@@ -34,9 +34,10 @@ pytestmark = pytest.mark.slow  # TensorFlow trains networks
 SETTINGS = params.load(ROOT / "params.yaml", "finetune", Settings)
 PROTOCOL = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
 COMMAND = ("python", "finetune/finetune.py", "data/processed", "data/model", "data/finetuned")
+LAST = "block_6_expand_relu"  # of MobileNetV2; what lies behind it is not needed here
 SMALL = {
     "download__limit_per_class": 12, "preprocess__image_size": 32, "model__backbone": "MobileNetV2",
-    "finetune__flip": False, "finetune__classes": 8, "finetune__images": 4, "finetune__views": 2,
+    "model__layer": LAST, "finetune__flip": False, "finetune__classes": 8, "finetune__images": 4, "finetune__views": 2,
     "index__refine__pca": 16, "index__refine__augment": 3, "index__refine__expand": 3, "evaluate__split_seeds": 1,
     "evaluate__resamples": 100, "evaluate__map_images": 50, "benchmark__queries": 5, "benchmark__repeats": 1,
 }  # fmt: skip
@@ -297,9 +298,9 @@ def test_no_pixel_of_a_query_reaches_a_weight(here: Project) -> None:
     "values",
     [
         {"layer": "", "head": True, "precision": "float16"},  # with loss scaling; behind a layer random weights vanish
-        {"layer": "block_15_add", "head": True, "loss": "triplet-semihard", "learning_rate": 1e-3},
+        {"layer": "block_4_add", "head": True, "loss": "triplet-semihard", "learning_rate": 1e-3},
         {
-            "layer": "block_16_project_BN",
+            "layer": "block_5_add",
             "head": False,
             "loss": "triplet-hard",
             "precision": "bfloat16",
@@ -318,7 +319,7 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
     network = tuned.save(tmp_path / "model")
     every = np.arange(len(images.pixels))
     expected = unit_length(tuned.trainer.embed(every))
-    assert network.weights == "finetuned" and network.dim == expected.shape[1] == 1280
+    assert network.weights == "finetuned" and network.dim == expected.shape[1] == 192
     least = 0.99 if values.get("precision") == "bfloat16" else 0.9999
     for runtime in ("openvino",) if values["layer"] else ("openvino", "tensorflow"):
         embed = runtimes.runtime(runtime).load(tmp_path / "model", 32, len(every), "float32")
@@ -327,7 +328,7 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
     assert np.abs(unit_length(start) - expected).max() > 1e-4
 
 
-@pytest.mark.parametrize("layer", ["", "block_16_project_BN"])
+@pytest.mark.parametrize("layer", ["", "block_5_add"])
 def test_a_network_that_looks_at_mirror_images_too_is_trained_and_saved_so(
     here: Project, tmp_path: Path, layer: str
 ) -> None:
@@ -337,7 +338,7 @@ def test_a_network_that_looks_at_mirror_images_too_is_trained_and_saved_so(
     start, saved = tmp_path / "start", tmp_path / "saved"
     for folder in (start, saved):
         folder.mkdir()
-    plain = backbones.create("MobileNetV2", "random", Path(UNUSED), "", 0)
+    plain = backbones.create("MobileNetV2", "random", Path(UNUSED), LAST, 0)
     backbones.save(plain, "MobileNetV2", "random", "avg", start, mirror=True)
     with pytest.raises(LookalikeError, match=r"model\.mirror is true.*set finetune\.flip to true and .*views to 2"):
         tune(here, model=start, layer=layer)
@@ -359,11 +360,12 @@ def test_a_training_lowers_its_loss(here: Project) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layer": "block_15_ad"}, r"finetune\.layer is 'block_15_ad', but .*data/model \(MobileNetV2\) has no such "
-                                   r"layer; did you mean block_15_add\?"),
-        ({"layer": "block_15_expand"}, r"finetune\.layer is 'block_15_expand', but there are ways .* go round it; "
-                                       r"choose one where they meet: .*block_13_project_BN"),
-        ({"head": False}, r"finetune\.layer is 'out_relu', the last, and finetune\.head is false: nothing is left to"),
+        ({"layer": "block_5_ad"}, r"finetune\.layer is 'block_5_ad', but .*data/model \(MobileNetV2\) has no such "
+                                   r"layer; did you mean block_5_add\?"),
+        ({"layer": "block_5_expand"}, r"finetune\.layer is 'block_5_expand', but there are ways .* go round it; "
+                                       r"choose one where they meet: .*block_3_project_BN"),
+        ({"head": False}, r"finetune\.layer is 'block_6_expand_relu', the last, and "
+                          r"finetune\.head is false: nothing is left to"),
     ],
 )  # fmt: skip
 def test_a_layer_that_cannot_be_cut_behind_is_named(here: Project, values: dict, message: str) -> None:
@@ -388,7 +390,9 @@ def test_weights_of_another_backbone_are_refused(here: Project, tmp_path: Path) 
         shutil.copytree(here.folder / "data" / name, tmp_path / name)
     from lookalike import backbones
 
-    backbones.create("MobileNetV3Small", "random", Path(), "", 0).save_weights(tmp_path / "model/model.weights.h5")
+    backbones.create("MobileNet", "random", Path(), "conv_pw_2_relu", 0).save_weights(
+        tmp_path / "model/model.weights.h5"
+    )
     command = [*COMMAND[:2], *(str(tmp_path / name) for name in ("processed", "model", "finetuned"))]
     done = here.run(*command, check=False)
     assert done.returncode == 1
@@ -413,7 +417,7 @@ def test_dvclive_missing_is_said(here: Project, tmp_path: Path) -> None:
 def test_a_killed_training_ends_in_the_same_bytes(home: Project, tmp_path: Path) -> None:
     """SIGKILL at random moments: while the frozen layers are run, in and after epochs. Then the undisturbed run."""
     values = home.folder / "params.yaml"
-    text = values.read_text().replace("layer: ''\n  head", "layer: block_16_project_BN\n  head")
+    text = values.read_text().replace("layer: ''\n  head", "layer: block_5_add\n  head")
     assert text != values.read_text()
     (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 5.0e-05", "learning_rate: 1.0e-03"))
     draw = random.Random(4)
