@@ -193,9 +193,10 @@ def clock(sandbox: Sandbox, stage: str, tell: Tell) -> None:
             wrong.append(f"dvc repro exits {done.returncode}, artifacts of {time.ctime(written)}: {tail(done)}")
         path = sandbox.work / next(iter(sandbox.digests(stage)))
         content, status = path.read_bytes(), path.stat()
-        path.unlink()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other = path.with_name(f"{path.name}.other")  # beside the old file, or it might be given that one's inode
+        other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(path)
         if "changed outs" not in sandbox.run("dvc", "status", stage).stdout:
             wrong.append(f"dvc status does not notice another {path.name} of the same size and time")
         tell(Outcome("clock", stage, f"{years:+d} years", "", *after(sandbox, "; ".join(wrong))))

@@ -255,7 +255,10 @@ def timeless(path: Path) -> str:
         return value
 
     if path.suffix == ".json":
-        content = json.dumps(without(json.loads(path.read_text())))
+        try:
+            content = json.dumps(without(json.loads(path.read_text())))
+        except ValueError:  # damaged
+            content = path.read_text(errors="replace")
     elif path.suffix == ".csv":
         shared = ("percentile", "method", "effort", "recall")
         rows = csv.DictReader(path.read_text().splitlines())
