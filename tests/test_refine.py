@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from lookalike import evaluation, indexes, protocol
+from lookalike import evaluation, indexes, protocol, refine
 from lookalike.bootstrap import interval
 from lookalike.errors import LookalikeError
 from lookalike.params import UNUSED
@@ -34,6 +34,7 @@ def test_off_is_raw_cosine() -> None:
     raw = Refinement.fit(FEATURES, OFF)
     assert np.array_equal(raw.gallery(FEATURES), unit_length(FEATURES))
     assert np.array_equal(raw.project(FEATURES[:3]), unit_length(FEATURES[:3]))
+    assert np.array_equal(raw.project(FEATURES.astype(np.float64)), raw.project(FEATURES))  # float32 from the start
 
 
 def test_power_keeps_signs() -> None:
@@ -62,6 +63,14 @@ def test_pca_in_blocks_is_pca_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lookalike.refine.BLOCK", 37)
     blocks = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
     assert np.allclose(np.abs(once @ blocks.T).diagonal(), 1, atol=1e-5)
+
+
+def test_a_projection_takes_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, taken, powered = Refinement.fit(FEATURES, changed(pca=6)), [], refine._powered
+    monkeypatch.setattr(refine, "BLOCK", 100)
+    monkeypatch.setattr(refine, "_powered", lambda block, power: taken.append(len(block)) or powered(block, power))
+    fitted.project(FEATURES)
+    assert taken == [100, 100, 40]
 
 
 def test_augmentation_by_its_definition() -> None:
