@@ -276,7 +276,7 @@ def test_what_is_added_is_found_and_what_is_removed_is_not(home: Home) -> None:
     assert len(found) == COUNT and not {"dog/new.png", "bee/0.png"} & {*found} and found[0] == "plain.jpg"
     after = json.loads(home.do("info").out)
     assert [after[key] for key in ("images", "classes", "added", "removed")] == [COUNT, 3, 2, 2]
-    assert after["index"]["kind"] == "flat" and after["embedding"]["network"]["backbone"] == "MobileNetV2"
+    assert after["index"]["kind"] == "flat" and after["embedding"]["network"]["backbone"] == "MobileNet"
     home.do("add", new, "--label", "dog")  # what was removed may come back
     assert home.do("search", new, "-k", "1", "--label", "dog").paths == ["dog/new.png"]
     assert home.shell("search", new, "-k", "1", "--label", "dog").paths == ["dog/new.png"]
@@ -683,7 +683,7 @@ def test_a_broken_or_foreign_index_or_network_is_not_opened(home: Home) -> None:
     content = json.loads(model.read_text())
     model.write_text(json.dumps(content | {"fingerprint": "f" * 64}))
     done = home.lookalike("search", QUERY)
-    assert re.fullmatch(r"lookalike: error: the index was made by MobileNetV2 \w{12}, but data/model holds MobileNetV2 "
+    assert re.fullmatch(r"lookalike: error: the index was made by MobileNet \w{12}, but data/model holds MobileNet "
                         r"ffffffffffff, whose embeddings cannot be compared .*\n", done.err)  # fmt: skip
     assert len(home.do("similar", "bee/3.png").hits) == 10
 
