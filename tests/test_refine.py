@@ -69,8 +69,9 @@ def test_a_projection_takes_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     fitted, taken, powered = Refinement.fit(FEATURES, changed(pca=6)), [], refine._powered
     monkeypatch.setattr(refine, "BLOCK", 100)
     monkeypatch.setattr(refine, "_powered", lambda block, power: taken.append(len(block)) or powered(block, power))
-    fitted.project(FEATURES)
+    projected = fitted.project(FEATURES)
     assert taken == [100, 100, 40]
+    assert (projected.shape, projected.dtype) == ((240, 6), np.float32)
 
 
 def test_augmentation_by_its_definition() -> None:
@@ -462,7 +463,6 @@ def test_as_many_dimensions_as_there_are() -> None:
     assert Refinement.fit(FEATURES, changed(pca=24)).components.shape == (24, 24)
     fitted = Refinement.fit(FEATURES[:8], changed(pca=7))
     assert (fitted.components.shape, fitted.components.dtype, fitted.mean.dtype) == ((24, 7), np.float32, np.float32)
-    assert (fitted.project(FEATURES).shape, fitted.project(FEATURES).dtype) == ((240, 7), np.float32)
     off = Refinement.fit(FEATURES, OFF)
     assert (off.mean.shape, off.mean.dtype) == ((0,), np.float32)
     assert (off.components.shape, off.components.dtype) == ((0, 0), np.float32)
