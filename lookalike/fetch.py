@@ -25,7 +25,7 @@ LARGEST = 1 << 34  # bytes of an archive; a body without an end must not fill th
 # What an archive may hold; Caltech-101 has 9,144 images in 102 folders, 132 MB packed.
 FILE_MOST = 100_000_000  # bytes
 UNPACKED_MOST = 1 << 29  # bytes
-HEADERS_MOST = 100_000  # entries, and names too long for theirs
+HEADERS_MOST = 50_000  # entries, and names too long for theirs
 
 
 def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -> Path:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SECONDS = 5  # of one core, for one file
+TRIES = 3  # before too many seconds are the file's fault, and not those who share the core's
 MAX_PIXELS = 4_000_000  # of a picture that is accepted
 MB = 1_000_000
 
@@ -52,11 +54,12 @@ def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
         path.write_bytes(content)
 
 
-def opened(folder: Path, door: str) -> Iterator[Outcome]:
+def opened(folder: Path, door: str, seconds: float = SECONDS) -> Iterator[Outcome]:
     """Have a child open every file of a folder, in order; after one that kills it another goes on with the next."""
     names = listed(folder)
+    slow: Counter[str] = Counter()
     while names:
-        command = [sys.executable, __file__, str(folder), "--open", door, "--from", names[0]]
+        command = [sys.executable, __file__, str(folder), "--open", door, "--from", names[0], "--seconds", str(seconds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdout is not None
@@ -69,7 +72,9 @@ def opened(folder: Path, door: str) -> Iterator[Outcome]:
         elif died < 0:
             raise AssertionError(f"{' '.join(command)} exited {-died}")
         elif names:
-            yield Outcome(names.pop(0), "hang" if died == signal.SIGPROF else "crash", signal.Signals(died).name)
+            slow[names[0]] += died == signal.SIGPROF
+            if died != signal.SIGPROF or slow[names[0]] == TRIES:
+                yield Outcome(names.pop(0), "hang" if died == signal.SIGPROF else "crash", signal.Signals(died).name)
 
 
 def listed(folder: Path) -> list[str]:
@@ -169,8 +174,8 @@ DOORS: dict[str, Callable[[Path], tuple[str, str]]] = {
 }
 
 
-def open_all(folder: Path, door: str, first: str) -> None:
-    """Open files from `first` on, each within SECONDS of one core, and print an Outcome a line."""
+def open_all(folder: Path, door: str, first: str, seconds: float) -> None:
+    """Open files from `first` on, each within some seconds of one core, and print an Outcome a line."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # so that a bomb takes this process and not the others
     for name in listed(folder):
@@ -178,7 +183,7 @@ def open_all(folder: Path, door: str, first: str) -> None:
             continue
         before, began = memory("VmRSS"), time.process_time()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # whose signal ends the process, also inside a C library
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # whose signal ends the process, also inside a C library
         try:
             what, said = DOORS[door](folder / name)
             if "MemoryError" in said or "\n" in said:
@@ -186,8 +191,8 @@ def open_all(folder: Path, door: str, first: str) -> None:
         except Exception as error:
             what, said = "defect", f"{type(error).__name__}: {error}"
         signal.setitimer(signal.ITIMER_PROF, 0)
-        seconds, grown = time.process_time() - began, (memory("VmHWM") - before) / MB
-        print(json.dumps(Outcome(name, what, said, round(seconds, 3), round(grown, 1)).__dict__), flush=True)
+        took, grown = time.process_time() - began, (memory("VmHWM") - before) / MB
+        print(json.dumps(Outcome(name, what, said, round(took, 3), round(grown, 1)).__dict__), flush=True)
 
 
 def memory(what: str) -> int:
@@ -202,10 +207,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--open", choices=DOORS, dest="door", help="open what is there, instead of writing it")
     parser.add_argument("--from", default="", dest="first", metavar="NAME", help="with --open: begin with this file")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="with --open: for one file (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the damage that is drawn (default: %(default)s)")
     args = parser.parse_args()
     if args.door:
-        open_all(args.folder, args.door, args.first)
+        open_all(args.folder, args.door, args.first, args.seconds)
         return
     from hostile_archives import archives
     from hostile_pictures import pictures

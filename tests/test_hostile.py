@@ -69,7 +69,7 @@ def test_the_corpus_is_the_same_for_a_seed() -> None:
 def test_a_child_that_dies_is_noticed(tmp_path: Path) -> None:
     """The judge itself: a file that kills the process, one that takes for ever, one that breaks our code."""
     hostile.write(tmp_path, [("1-crash", b""), ("2-hang", b""), ("3-defect", b""), ("4-fine", b"")])
-    assert [each.what for each in hostile.opened(tmp_path, "trial")] == ["crash", "hang", "defect", "taken"]
+    assert [each.what for each in hostile.opened(tmp_path, "trial", 0.5)] == ["crash", "hang", "defect", "taken"]
 
 
 # --- what is taken is right -------------------------------------------------------------------------------------------
