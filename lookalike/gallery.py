@@ -130,7 +130,7 @@ class Gallery:
     @property
     def reads_texts(self) -> bool:
         """Whether a text is compared with the images themselves."""
-        return self.tags is None and self._read is not None
+        return self._reader is not None
 
     @property
     def text_weight(self) -> float | None:
@@ -211,11 +211,16 @@ class Gallery:
         order = np.argsort(rows)
         return Matched(rows[order], cosines[order])
 
+    @property
+    def _reader(self) -> Reader | None:
+        """What embeds a text; None where tags are what it is compared with."""
+        return self._read if self.tags is None else None
+
     def _said(self, text: str | None) -> np.ndarray | None:
         """A text as the network sees it, refined: float32 (1, d); None where tags are what it is compared with."""
-        if text is None or self.tags is not None or self._read is None:
+        if text is None or self._reader is None:
             return None
-        return self.refinement.project(self._following.checked(self._read(text)[np.newaxis]))
+        return self.refinement.project(self._following.checked(self._reader(text)[np.newaxis]))
 
     def _own_words(self, path: str) -> Words | None:
         row = self._names.row(path)

@@ -19,7 +19,7 @@ from lookalike.pictures import Pictures
 T = TypeVar("T")
 
 
-class Collection:
+class ServedCollection:
     """One collection, open, and the threads that ask it."""
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
 from lookalike.api.checks import explained, known, named, seen
-from lookalike.api.collection import Collection, alone
+from lookalike.api.collection import ServedCollection, alone
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
 from lookalike.api.served import Picture, Stored, rendered, stored
@@ -46,7 +46,7 @@ class Service:
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
         """Take what to serve; `open` opens it."""
         self.settings, self.metrics = settings, Metrics()
-        self._collection = Collection(settings, tell)
+        self._collection = ServedCollection(settings, tell)
         self._admission = Admission(settings.queue, self.metrics)
         self.loaded = False
 
