@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from lookalike.errors import LookalikeError
+from lookalike.machine import cores
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content; Pillow's other readers are never tried
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -156,7 +157,7 @@ def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, wo
     At most a few chunks a worker are under way, so memory does not grow with the number of files.
     """
     work = partial(_decode_chunk, size=size, how=how, max_pixels=max_pixels)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     chunks = [paths[start : start + 16] for start in range(0, len(paths), 16)]
     if workers == 1 or len(chunks) == 1:
         for chunk in chunks:

@@ -1,6 +1,5 @@
 """Exact ranking of a whole gallery for many queries, a block of queries at a time, on every core."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from lookalike.machine import cores
 from lookalike.refine import Refinement
 from lookalike.vectors import PRODUCT, product
 
@@ -55,8 +55,8 @@ def map_rankings(
     """
     gathered = min(refinement.settings.expand, len(gallery)) * gallery.shape[1] * 12  # neighbours' vectors, and copies
     query_bytes = CELL_BYTES * max(len(gallery), 1) + gathered
-    cores = max(1, min(os.cpu_count() or 1, memory // (PRODUCT * query_bytes)))
-    size = max(1, min(4, memory // (PRODUCT * query_bytes * cores))) * PRODUCT
+    workers = max(1, min(cores(), memory // (PRODUCT * query_bytes)))
+    size = max(1, min(4, memory // (PRODUCT * query_bytes * workers))) * PRODUCT
     queries = refinement.project(features)
 
     def work(block: slice) -> Result:
@@ -65,10 +65,10 @@ def map_rankings(
     blocks = (slice(start, min(start + size, len(features))) for start in range(0, len(features), size))
     pending: deque[Future[Result]] = deque()
     # One thread of BLAS each: more would compete with the other blocks.
-    with threadpool_limits(1), ThreadPoolExecutor(cores) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
         for block in blocks:
             pending.append(pool.submit(work, block))
-            if len(pending) > cores:
+            if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

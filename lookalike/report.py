@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,8 @@ import jinja2
 import pandas as pd
 
 from lookalike.errors import LookalikeError
+from lookalike.figures import FIGURES, Figure
 from lookalike.files import new_file
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page; a wide one scrolls sideways on a phone instead of shrinking."""
-
-    title: str
-    text: str
-    path: Path
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,8 +24,8 @@ class Table:
     content: pd.DataFrame
 
 
-def write(path: Path, pictures: list[Picture], tables: list[Table], **content: Any) -> None:
-    """Render `report.html.j2`, everything it shows inside the one file."""
+def write(path: Path, pictures: Iterable[Figure], tables: list[Table], **content: Any) -> None:
+    """Render `report.html.j2`, everything it shows inside the one file; the pictures lie beside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -41,8 +33,8 @@ def write(path: Path, pictures: list[Picture], tables: list[Table], **content: A
     page = environment.get_template("report.html.j2").render(
         **content,
         pictures=[
-            {"title": p.title, "text": p.text, "wide": p.wide, "data": base64.b64encode(p.path.read_bytes()).decode()}
-            for p in pictures
+            each._asdict() | {"data": base64.b64encode((path.parent / each.file).read_bytes()).decode()}
+            for each in pictures
         ],
         tables=[_cells(table) for table in tables],
     )
@@ -63,38 +55,13 @@ def write_evaluation(
     names = ("raw", "processed", "model", "features", "index")
     trace = {name: _trace(traces, name) for name in names}
     measured = "unmeasurable" not in headline
-    pictures = [
-        ("map", "Map of the gallery", "Images that the search finds similar lie near each other.", False),
-        (
-            "precision_recall",
-            "Precision and recall",
-            "How pure the ranking stays while more of the class is found.",
-            False,
-        ),
-        (
-            "recall_at_k",
-            "Recall at k",
-            "Share of all relevant images among the first k; large classes cannot fit.",
-            False,
-        ),
-        ("average_precision", "Average precision", "A query at 1 found its whole class first.", False),
-        (
-            "examples",
-            "Examples",
-            "Under each hit its similarity, and where labels are known ✓ same class, ✗ another.",
-            True,
-        ),
-        ("worst", "Worst queries", "What to look at first: wrong labels, odd pictures, or a real weakness.", True),
-        ("images_per_class", "Images of each class", "Small classes make uncertain figures.", False),
-    ]
     by_class = tables["per_class"]
     first = [name for name in ("class", "queries", "gallery", "mAP", "P@1", "P@10", "R-precision") if name in by_class]
     confused = tables["confusion"]
     confused = confused[confused["actual"] != confused["predicted"]].value_counts().rename("queries").reset_index()
     write(
         folder / "report.html",
-        [Picture(title, text, folder / f"{name}.png", wide) for name, title, text, wide in pictures
-         if measured or name in ("map", "examples")],
+        [figure for figure in FIGURES if measured or figure.name in ("map", "examples")],
         [
             Table("Classes, hardest first", "Mean over the queries of each class.", by_class[first]),
             Table("Most often confused", "Among the hardest classes: the class of the first hit, where it is another.",

@@ -20,7 +20,6 @@ Timings differ from run to run; compare the two methods of one run, never two ru
     python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from lookalike import indexes, params, plots, protocol, stage
 from lookalike.collection import check_same_images, load_collection, load_images
 from lookalike.fa import faiss
 from lookalike.files import new_files, write_json
-from lookalike.machine import cpu_name
+from lookalike.machine import cores, cpu_name
 from lookalike.progress import progress_bar
 from lookalike.refine import Refinement
 from lookalike.searcher import Searcher
@@ -112,7 +111,7 @@ def main() -> None:
         report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[index.kind])), 1)
         stage.notice("benchmark", f"{index.kind} answers {report['speedup_p50']} times faster than brute force, "
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
-    report["machine"] = {"threads": settings.threads, "cores": os.cpu_count(), "cpu": cpu_name()}
+    report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
     write_json(args.metrics, report)
     with new_files(args.plots, "benchmark") as folder:
         for name, content in {"latency": table(seconds, index.kind), "operating_curve": curve}.items():

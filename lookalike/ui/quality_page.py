@@ -9,17 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from lookalike.figures import FIGURES
 from lookalike.ui.opened import Opened
 
-FIGURES = (
-    ("precision_recall", "Precision and recall", "How pure the ranking stays while more of the class is found.", False),
-    ("recall_at_k", "Recall at k", "Share of all relevant images among the first k; large classes cannot fit.", False),
-    ("map", "Map of the gallery", "Images that the search finds similar lie near each other.", False),
-    ("average_precision", "Average precision", "A query at 1 found its whole class first.", False),
-    ("examples", "Examples", "Under each hit its similarity; ✓ same class, ✗ another.", True),
-    ("worst", "Worst queries", "Wrong labels, odd pictures, or a real weakness.", True),
-    ("images_per_class", "Images of each class", "Small classes make uncertain figures.", False),
-)
 CARDS = (
     ("mAP", "how well everything of a class comes first"),
     ("P@1", "the first hit is right"),
@@ -94,21 +86,21 @@ def _speed(latency: dict[str, Any]) -> None:
 
 def _pictures(folder: Path) -> None:
     """The figures that are there: narrow ones in two columns, wide ones below each other."""
-    there = [figure for figure in FIGURES if (folder / f"{figure[0]}.png").is_file()]
+    there = [figure for figure in FIGURES if (folder / figure.file).is_file()]
     columns = st.columns(2, gap="medium")
-    for place, (name, title, text, _) in enumerate(figure for figure in there if not figure[3]):
+    for place, figure in enumerate(figure for figure in there if not figure.wide):
         with columns[place % 2]:
-            st.subheader(title, anchor=False)
-            st.caption(text)
-            st.image(folder / f"{name}.png", alt=f"{title}. {text}", width="stretch")
-    for name, title, text, wide in there:
-        if wide:
-            st.subheader(title, anchor=False)
-            st.caption(text)
-            picture = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+            st.subheader(figure.title, anchor=False)
+            st.caption(figure.text)
+            st.image(folder / figure.file, alt=f"{figure.title}. {figure.text}", width="stretch")
+    for figure in there:
+        if figure.wide:
+            st.subheader(figure.title, anchor=False)
+            st.caption(figure.text)
+            picture = base64.b64encode((folder / figure.file).read_bytes()).decode()
             st.html(  # on a phone it scrolls sideways instead of shrinking
-                f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{html.escape(title)}">'
-                f'<img style="width:100%;min-width:44rem" alt="{html.escape(f"{title}. {text}")}" '
+                f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{html.escape(figure.title)}">'
+                f'<img style="width:100%;min-width:44rem" alt="{html.escape(f"{figure.title}. {figure.text}")}" '
                 f'src="data:image/png;base64,{picture}"></div>'
             )
 
