@@ -25,7 +25,6 @@ class ServedCollection:
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
         """Take where it lies; `open` opens it."""
         self._settings, self._tell = settings, tell
-        self._pictures: Pictures | None = None
         self._reopening = threading.Lock()
 
     def open(self) -> None:
@@ -40,8 +39,8 @@ class ServedCollection:
 
     @property
     def gallery(self) -> Gallery:
-        """The collection as it was opened last; raises Problem before that."""
-        return self._opened().gallery
+        """The collection as it was opened last."""
+        return self._pictures.gallery
 
     async def ask(self, question: Callable[[Gallery], T], pool: Askers | None = None) -> T:
         """Ask: here where that is brief, in a thread otherwise; in one of `pool`, if that is given, always."""
@@ -64,11 +63,6 @@ class ServedCollection:
     def _open(self) -> Pictures:
         return Pictures(self._settings.index, self._settings.model, self._settings.changes, self._tell)
 
-    def _opened(self) -> Pictures:
-        if self._pictures is None:
-            raise retry(problems.NOT_READY, "the index is being opened")
-        return self._pictures
-
     def _timed(self, ask: Callable[[], T]) -> T:
         start = time.thread_time()
         try:
@@ -79,7 +73,7 @@ class ServedCollection:
     def _asked(self, question: Callable[[Gallery], T]) -> T:
         """Ask the collection, which is opened anew where its index was rebuilt."""
         try:
-            opened = self._opened()
+            opened = self._pictures
             try:
                 return question(opened.gallery)
             except Rebuilt:

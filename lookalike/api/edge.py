@@ -113,7 +113,7 @@ class _Exchange:
             message["headers"] = [*message.get("headers", []), *SECURE]
             if self._unread:
                 message["headers"].append((b"connection", b"close"))
-        elif message["type"] == "http.response.body":
+        else:
             self._bytes += len(message.get("body", b""))
             if self._unread and not message.get("more_body"):
                 await self._send({**message, "more_body": True})
