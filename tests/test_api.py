@@ -6,19 +6,22 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,17 @@ from small_collection import write_index
 
 from lookalike import images, refine
 from lookalike.api import guard, ids, problems
+from lookalike.api import server as launch
 from lookalike.api.app import create
+from lookalike.api.asking import Askers, Brief
+from lookalike.api.batching import Batcher
+from lookalike.api.collection import ServedCollection
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
+from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
-from lookalike.network import Embedding, Network
+from lookalike.gallery import Gallery
+from lookalike.network import Embedding, Network, describe
 from lookalike.pictures import Pictures
 from lookalike.runtimes import openvino
 
@@ -84,8 +93,21 @@ class Where:
     def options(self) -> list[str]:
         return [f"--{name}={self.folder / name}" for name in ("index", "model", "changes")]
 
+    @property
+    def journal(self) -> Path:
+        return self.folder / "changes/journal.sqlite"
+
+    def settings(self, **more: Any) -> Settings:
+        return Settings(*(self.folder / name for name in ("index", "model", "changes", "raw")), **more)
+
     def open(self) -> Pictures:
         return Pictures(self.index, self.folder / "model", self.folder / "changes")
+
+    def rebuild(self, embedding: Embedding | None = None, paths: list[str] = PATHS) -> None:
+        """Write the index alone, with features that no network gave, as if under this embedding."""
+        draw = np.random.default_rng(0)
+        features = {path: draw.normal(size=D).astype(np.float32) for path in paths}
+        write_index(self.index, features, embedding or Embedding(describe(self.folder / "model"), SIZE, "pad"))
 
     def content(self, path: str = FIRST) -> bytes:
         return (self.folder / "raw" / path).read_bytes()
@@ -654,16 +676,18 @@ def test_every_answer_has_its_headers_and_a_line_in_the_log(server: Server) -> N
 
 
 def answered_here(
-    where: Where, settings: dict[str, Any], ask: Callable[[httpx.AsyncClient], Any], load: bool = True
-) -> Any:
-    service = Service(Settings(where.index, where.folder / "model", where.folder / "changes", **settings), print)
+    where: Where, settings: dict[str, Any], ask: Callable[[httpx.AsyncClient], Any], load: bool = True,
+    raising: bool = True,
+) -> Any:  # fmt: skip
+    service = Service(where.settings(**settings), print)
     service.open()
     if load:
         service.load().result()
     _, app = create(service, log=False)
 
     async def run() -> Any:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        door = httpx.ASGITransport(app, raise_app_exceptions=raising)
+        async with httpx.AsyncClient(transport=door, base_url="http://x") as client:
             return await ask(client)
 
     try:
@@ -681,8 +705,14 @@ def test_decoding_and_receiving_have_a_limit_of_time(where: Where, monkeypatch: 
     late = answered_here(where, settings, lambda client: client.post("/search", content=stalled()))
     assert is_problem(late, problems.SLOW_UPLOAD)
     monkeypatch.setattr(guard, "decode", lambda *_: time.sleep(0.5))
-    late = answered_here(where, settings, lambda client: client.post("/search", content=where.content()))
+    monkeypatch.setattr("lookalike.api.service.cores", lambda: 1)
+
+    async def two(client: httpx.AsyncClient) -> Any:
+        return await asyncio.gather(*(client.post("/search", content=where.content()) for _ in range(2)))
+
+    late, never_begun = sorted(answered_here(where, settings, two), key=lambda answer: answer.status_code)
     assert is_problem(late, problems.TOO_SLOW)
+    assert is_problem(never_begun, problems.QUEUE_FULL) and "decoded" in never_begun.json()["detail"]
 
 
 def test_it_is_not_ready_before_the_network_is_loaded(where: Where) -> None:
@@ -695,7 +725,313 @@ def test_it_is_not_ready_before_the_network_is_loaded(where: Where) -> None:
     assert alive.status_code == 200
 
 
+# --- what goes wrong around it, in this process -----------------------------------------------------------------------
+
+ONE_BY_ONE = {"batch": 1}  # a single network is loaded
+
+
+def test_uploads_may_hold_so_much_memory_together(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = where.content()
+    monkeypatch.setattr("lookalike.api.admission.HELD_MOST", len(content))
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        arrived, refused = asyncio.Event(), asyncio.Event()
+
+        async def halting() -> Any:
+            yield content
+            arrived.set()
+            await refused.wait()
+
+        first = asyncio.create_task(client.post("/search", content=halting()))
+        await arrived.wait()
+        second = await client.post("/search", content=content)
+        refused.set()
+        return await first, second, await client.post("/search", content=content)
+
+    first, second, after = answered_here(where, ONE_BY_ONE, ask)
+    assert is_problem(second, problems.QUEUE_FULL) and "bytes of uploads" in second.json()["detail"]
+    assert (first.status_code, after.status_code) == (200, 200)
+
+
+def test_an_error_that_was_not_foreseen_says_nothing_and_the_next_request_is_tried(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, load = iter([RuntimeError("a secret of the machine")]), openvino.load
+
+    def failing_once(*arguments: Any) -> Any:
+        embed = load(*arguments)
+
+        def run(pixels: np.ndarray) -> np.ndarray:
+            for error in errors:
+                raise error
+            return embed(pixels)
+
+        return run
+
+    monkeypatch.setattr(openvino, "load", failing_once)
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        return [await client.post("/search", content=where.content()) for _ in range(2)]
+
+    failed, after = answered_here(where, ONE_BY_ONE, ask, raising=False)
+    assert is_problem(failed, problems.INTERNAL) and "secret" not in failed.text
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_damaged_journal_is_the_operators_to_mend(
+    own: Where, brief: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Brief, "enough", lambda self: brief)  # whether it is asked in the event loop
+    own.journal.parent.mkdir()
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        own.journal.write_bytes(b"broken" * 1000)
+        damaged = await client.get(ITEM)
+        own.journal.unlink()
+        return damaged, await client.get(ITEM)
+
+    damaged, mended = answered_here(own, {}, ask, load=False)
+    assert is_problem(damaged, problems.UNAVAILABLE) and mended.status_code == 200
+    assert f"{own.journal} cannot be read" in (said := capsys.readouterr().out) and "restore it from a backup" in said
+
+
+def test_a_journal_that_another_process_keeps_locked_changes_nothing(
+    own: Where, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lookalike.journal.WAIT", 0.05)
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        async def change() -> list[httpx.Response]:
+            return [await client.post("/items?name=b.png", content=own.content()), await client.delete(ITEM)]
+
+        await client.post("/items?name=a.png", content=own.content())
+        with closing(sqlite3.connect(own.journal)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused, images = await change(), (await client.get("/ready")).json()["images"]
+        return refused, images, await change()
+
+    refused, images, after = answered_here(own, ONE_BY_ONE, ask)
+    assert all(is_problem(answer, problems.UNAVAILABLE) for answer in refused) and images == len(PATHS) + 1
+    assert "nothing was changed, try again" in capsys.readouterr().out
+    assert [answer.status_code for answer in after] == [201, 204]
+
+
+def test_a_name_that_another_process_takes_meanwhile_is_taken(own: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Gallery.add
+
+    def late(gallery: Gallery, *picture: Any, **options: Any) -> None:
+        add(own.open().gallery, *picture, **options)
+        add(gallery, *picture, **options)
+
+    monkeypatch.setattr(Gallery, "add", late)
+    answer = answered_here(own, ONE_BY_ONE, lambda client: client.post("/items?name=x.png", content=own.content()))
+    assert is_problem(answer, problems.EXISTS) and answer.json()["detail"].startswith("x.png is in the collection")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_index_rebuilt_while_a_picture_is_embedded_is_asked_once_more(
+    own: Where, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    sizes, submit = iter([24, 28][:times]), Batcher.submit
+
+    def meanwhile(batcher: Batcher, embedding: Embedding, pixels: np.ndarray) -> Any:
+        if pixels.size and (size := next(sizes, None)):
+            own.rebuild(Embedding(embedding.network, size, "pad"))
+        return submit(batcher, embedding, pixels)
+
+    monkeypatch.setattr(Batcher, "submit", meanwhile)
+    answer = answered_here(own, ONE_BY_ONE, lambda client: client.post("/search?k=3", content=own.content()))
+    if times == 1:
+        assert answer.json()["hits"] == as_sent(own.open().search(own.content(), 3))
+    else:
+        assert is_problem(answer, problems.UNAVAILABLE) and "being rebuilt" in answer.json()["detail"]
+
+
+def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(
+    own: Where, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(client: httpx.AsyncClient) -> Any:
+        own.rebuild(Embedding(replace(describe(own.folder / "model"), fingerprint="another"), SIZE, "pad"))
+        apart = await client.post("/search", content=own.content())
+        own.rebuild()
+        return apart, await client.post("/search", content=own.content())
+
+    apart, together = answered_here(own, ONE_BY_ONE, ask)
+    assert is_problem(apart, problems.UNAVAILABLE) and together.status_code == 200
+    assert "the index was made by small another" in (said := capsys.readouterr().out) and "dvc repro index" in said
+
+
+def test_a_collection_of_one_image_or_none_has_nothing_like_it(own: Where) -> None:
+    own.rebuild(paths=[FIRST])
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        alone = await client.get(f"{ITEM}/similar"), await client.post("/search", content=own.content())
+        await client.delete(ITEM)
+        return *alone, await client.post("/search", content=own.content()), await client.get(f"{ITEM}/similar")
+
+    similar, found, empty, gone = answered_here(own, ONE_BY_ONE, ask)
+    assert (similar.json(), [hit["path"] for hit in found.json()["hits"]]) == ({"hits": []}, [FIRST])
+    assert empty.json() == {"hits": []} and is_problem(gone, problems.UNKNOWN_ITEM)
+
+
+def test_an_original_that_cannot_be_decoded_is_not_served(own: Where) -> None:
+    (own.folder / "raw" / FIRST).write_bytes(b"broken")
+    answer = answered_here(own, {}, lambda client: client.get(f"{ITEM}/thumbnail"), load=False)
+    assert is_problem(answer, problems.NO_ORIGINAL) and "cannot be decoded" in answer.json()["detail"]
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_threads_that_close_finish_what_waits_but_for_who_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.api.asking.TOGETHER", 60)  # seconds: all are handed back at one time
+    gate = threading.Event()
+
+    async def ask() -> Any:
+        askers = Askers(1, "ask", lambda: None)
+        waiting = [asyncio.create_task(askers(work)) for work in (gate.wait, lambda: 2, lambda: 3)]
+        await asyncio.sleep(0)  # all are handed over
+        waiting[1].cancel()
+        closing = threading.Thread(target=askers.close, daemon=True)
+        closing.start()
+        await asyncio.sleep(0.05)
+        assert closing.is_alive()
+        gate.set()
+        found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
+        closing.join(20)
+        return found, closing.is_alive()
+
+    (first, second, third), alive = asyncio.run(ask())
+    assert (first, third) == (True, 3) and isinstance(second, asyncio.CancelledError) and not alive
+
+
+def test_a_picture_that_nobody_waits_for_is_not_embedded() -> None:
+    begun, gate, loaded = threading.Event(), threading.Event(), []
+
+    def load(embedding: Embedding) -> Any:
+        loaded.append(embedding.image_size)
+
+        def embed(pixels: np.ndarray) -> np.ndarray:
+            begun.set()
+            gate.wait(20)
+            return pixels[:, 0, 0].astype(np.float32)
+
+        return embed
+
+    batcher = Batcher(load, 4)
+    described = Network("small", "random", "last", "avg", 3, 1, "x")
+    one, other = (Embedding(described, size, "pad") for size in (2, 4))
+    first = batcher.submit(one, np.full((2, 2, 3), 1, np.uint8))
+    assert begun.wait(20)
+    given_up = batcher.submit(other, np.full((4, 4, 3), 2, np.uint8))  # a batch of its own: its network is another
+    last = batcher.submit(one, np.full((2, 2, 3), 3, np.uint8))
+    assert given_up.cancel()
+    gate.set()
+    assert (first.result(20).tolist(), last.result(20).tolist()) == ([1] * 3, [3] * 3)
+    batcher.close()
+    assert loaded == [2]
+
+
+def test_who_waits_for_a_network_that_fails_hears_of_it_and_the_next_is_tried() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def load(_: Embedding) -> Any:
+        begun.set()
+        gate.wait(20)
+        return lambda pixels: pixels[:1, 0, 0].astype(np.float32)  # one vector, of however many pictures
+
+    batcher = Batcher(load, 2)
+    embedding, pixels = Embedding(Network("small", "random", "last", "avg", 3, 1, "x"), 2, "pad"), np.ones((2, 2, 3))
+    first = batcher.submit(embedding, pixels)
+    assert begun.wait(20)
+    second, third = (batcher.submit(embedding, pixels) for _ in range(2))  # together, when the first is done
+    gate.set()
+    with pytest.raises(ValueError, match="shorter"):
+        third.result(20)
+    assert [each.result(20).tolist() for each in (first, second, batcher.submit(embedding, pixels))] == [[1] * 3] * 3
+    batcher.close()
+
+
+def test_an_index_that_was_rebuilt_is_opened_once_for_all_who_ask(own: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, both = [], threading.Barrier(2)
+
+    def open_pictures(*arguments: Any) -> Pictures:
+        opened.append(Pictures(*arguments))
+        return opened[-1]
+
+    def question(gallery: Gallery) -> int:
+        if gallery is opened[0].gallery:
+            both.wait(20)
+        return len(gallery.state)
+
+    monkeypatch.setattr("lookalike.api.collection.Pictures", open_pictures)
+    served = ServedCollection(own.settings(), print)
+    served.open()
+    own.rebuild(paths=PATHS[:7])
+    pool = Askers(2, "ask", lambda: None)
+
+    async def ask() -> list[int]:
+        return list(await asyncio.gather(served.ask(question, pool), served.ask(question, pool)))
+
+    assert asyncio.run(ask()) == [7, 7] and len(opened) == 2
+    pool.close()
+    served.close()
+
+
+# --- its start --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Those that a server in this process takes are given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_network_that_cannot_be_loaded_ends_the_server(own: Where) -> None:
+    (own.folder / "model/network.xml").write_bytes(b"broken")
+    said: list[str] = []
+    with pytest.raises(LookalikeError, match=r"model.*dvc repro"):
+        launch.run(own.settings(), "127.0.0.1", 0, said.append, log=False)
+    assert [line.partition(" on ")[0] for line in said] == ["listening"]
+
+
+@pytest.mark.parametrize(
+    ("host", "word", "warned"),
+    [("0.0.0.0", "", True), ("pictures.example", "", True), ("0.0.0.0", "0123456789abcdef", False), ("::1", "", False)],
+)
+def test_who_lets_anybody_in_is_warned(tmp_path: Path, host: str, word: str, warned: bool) -> None:
+    said: list[str] = []
+    with pytest.raises(LookalikeError, match="none"):  # it goes no further than the index
+        launch.run(Settings(tmp_path / "none", token=word), host, 0, said.append)
+    assert len(said) == warned and all(f"anybody who reaches {host} can" in line for line in said)
+    assert not warned or "set LOOKALIKE_TOKEN" in said[0]
+
+
 # --- as documented ----------------------------------------------------------------------------------------------------
+
+
+def test_the_document_is_what_the_server_answers(
+    where: Where, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runpy.run_module("lookalike.api.__main__")
+    assert not capsys.readouterr().out  # imported, it does nothing
+    monkeypatch.setattr(sys, "argv", ["api", "openapi"])
+    runpy.run_module("lookalike.api", run_name="__main__")
+    document = json.loads(capsys.readouterr().out)
+    assert "Problem" in document["components"]["schemas"]
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        return [(await client.get("/openapi.json")).json() for _ in range(2)]
+
+    assert answered_here(where, {}, ask, load=False) == [document, document]
+    monkeypatch.setattr(sys, "argv", ["api", "html"])
+    with pytest.raises(SystemExit, match=r"python -m lookalike\.api docs, or openapi"):
+        runpy.run_module("lookalike.api", run_name="__main__")
 
 
 def test_the_page_is_what_the_server_says() -> None:
