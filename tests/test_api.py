@@ -32,7 +32,7 @@ from conftest import ROOT, picture
 from PIL import Image
 from small_collection import write_index
 
-from lookalike import images, refine
+from lookalike import images, refine, thumbnails
 from lookalike.api import guard, ids, problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
@@ -879,6 +879,22 @@ def test_an_original_that_cannot_be_decoded_is_not_served(own: Where) -> None:
     (own.folder / "raw" / FIRST).write_bytes(b"broken")
     answer = answered_here(own, {}, lambda client: client.get(f"{ITEM}/thumbnail"), load=False)
     assert is_problem(answer, problems.NO_ORIGINAL) and "cannot be decoded" in answer.json()["detail"]
+
+
+def test_damaged_pictures_of_a_journal_or_a_bundle_are_the_operators_to_mend(
+    own: Where, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(client: httpx.AsyncClient) -> Any:
+        added = (await client.post("/items?name=a.png", content=own.content())).headers["location"]
+        with closing(sqlite3.connect(own.journal)) as file:
+            file.execute("UPDATE images SET content = x'00'")
+            file.commit()
+        (own.folder / "raw" / thumbnails.FILE).write_bytes(b"broken")
+        return await client.get(f"{added}/image"), await client.get(f"{ITEM}/image")
+
+    assert all(is_problem(answer, problems.UNAVAILABLE) for answer in answered_here(own, ONE_BY_ONE, ask))
+    said = capsys.readouterr().out
+    assert "is damaged); restore it from a backup" in said and "lookalike bundle" in said
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

@@ -156,7 +156,10 @@ class Service:
         found = await self._collection.ask(find)
         if tag and found.tag(side) in tag:
             return None
-        return await self._limited(lambda: rendered(found, side, self.settings.max_pixels))
+        try:
+            return await self._limited(lambda: rendered(found, side, self.settings.max_pixels))
+        except LookalikeError as error:  # a damaged journal, or bundle
+            raise self._collection.unavailable(error) from None
 
     async def count(self) -> int:
         """How many images the collection has."""
