@@ -25,6 +25,10 @@ SAID_WEIGHT = 0.5  # of a text that the network reads, beside a picture
 REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
 
 
+class LabelError(LookalikeError):
+    """A class that no image has: the question is at fault, not the collection."""
+
+
 def mixed(vectors: np.ndarray, said: np.ndarray, weight: float) -> np.ndarray:
     """Pictures and a text as one query each: float32 (Q, d) and (1, d), of unit length, -> (Q, d), of unit length."""
     return unit_length((1 - weight) * vectors + np.float32(weight) * said)
@@ -77,8 +81,8 @@ class Gallery:
                         shares a word. Where there are no tags and the network reads texts: with the images themselves.
         text_weight     of the words beside a picture, 0 to 1; `text_weight` by default.
 
-        Raises LookalikeError for a k below 1, an empty collection and a class that no image has, TextError for words
-        that no image has.
+        Raises LookalikeError for a k below 1 and an empty collection, LabelError for a class that no image has,
+        TextError for words that no image has.
         """
         state = self.state
         k = min(k, len(state))
@@ -253,9 +257,7 @@ class Gallery:
         allowed: np.ndarray = np.concatenate([self._of_label(label), fresh]) & state.present
         if not allowed.any():
             known = state.labels()
-            raise LookalikeError(
-                f"no image is labelled {label!r}; {closest(label, known) if known else 'none is at all'}"
-            )
+            raise LabelError(f"no image is labelled {label!r}; {closest(label, known) if known else 'none is at all'}")
         return allowed
 
     def _find_label(self, label: str) -> np.ndarray:

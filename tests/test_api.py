@@ -32,7 +32,7 @@ from conftest import ROOT, picture
 from PIL import Image
 from small_collection import write_index
 
-from lookalike import images, refine, thumbnails
+from lookalike import images, refine, texts, thumbnails
 from lookalike.api import guard, ids, problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
@@ -860,6 +860,18 @@ def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(
     apart, together = answered_here(own, ONE_BY_ONE, ask)
     assert is_problem(apart, problems.UNAVAILABLE) and together.status_code == 200
     assert "the index was made by small another" in (said := capsys.readouterr().out) and "dvc repro index" in said
+
+
+def test_a_broken_reader_of_texts_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in texts.FILES:
+        (own.folder / "model" / name).write_text("broken")
+
+    async def ask(client: httpx.AsyncClient) -> Any:
+        return [await client.post("/search", params={"text": "red", "label": label}) for label in ("3", "unheard")]
+
+    for answer in answered_here(own, {}, ask, load=False):
+        assert is_problem(answer, problems.UNAVAILABLE)
+    assert re.search("cannot read texts: .*dvc repro --force model|tokenizers, .*pip install", capsys.readouterr().out)
 
 
 def test_a_collection_of_one_image_or_none_has_nothing_like_it(own: Where) -> None:

@@ -10,8 +10,7 @@ from lookalike.api.problems import Problem
 from lookalike.datasets import Settings as Source
 from lookalike.errors import LookalikeError
 from lookalike.folding import check_path
-from lookalike.following import Rebuilt
-from lookalike.gallery import Gallery
+from lookalike.gallery import Gallery, LabelError
 from lookalike.state import State
 from lookalike.tags import TextError
 
@@ -38,13 +37,9 @@ def seen(gallery: Gallery, vector: np.ndarray) -> None:
         ) from None
 
 
-def explained(error: LookalikeError, state: State, label: str | None) -> Exception:
+def explained(error: LookalikeError) -> Exception:
     """A class or words that no image has are the client's mistake; anything else is not."""
-    if isinstance(error, TextError):
-        return Problem(problems.INVALID, str(error))
-    if label is not None and not isinstance(error, Rebuilt) and label not in state.labels():
-        return Problem(problems.INVALID, str(error))
-    return error
+    return Problem(problems.INVALID, str(error)) if isinstance(error, LabelError | TextError) else error
 
 
 def named(content: bytes, label: str, name: str | None, digest: str, max_pixels: int) -> str:

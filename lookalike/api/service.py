@@ -113,7 +113,7 @@ class Service:
             except LookalikeError as error:
                 if vector is not None:
                     seen(gallery, vector)
-                raise explained(error, gallery.state, label) from None
+                raise explained(error) from None
 
         if content is None:
             return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(text))
@@ -133,7 +133,7 @@ class Service:
                 return gallery.similar(path, k, least, label, text, weight)
             except LookalikeError as error:
                 known(gallery.state, item)  # taken out meanwhile?
-                raise explained(error, gallery.state, label) from None
+                raise explained(error) from None
 
         return await self._collection.ask(ask, self._pool(text))
 
