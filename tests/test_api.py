@@ -909,6 +909,13 @@ def test_damaged_pictures_of_a_journal_or_a_bundle_are_the_operators_to_mend(
     assert "is damaged); restore it from a backup" in said and "lookalike bundle" in said
 
 
+def test_a_form_of_an_unreadable_charset_is_a_broken_upload(where: Where) -> None:
+    head = {"Content-Type": "multipart/form-data; boundary=a; charset=undefined"}
+    body = b'--a\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nx\r\n--a--\r\n'
+    answer = answered_here(where, ONE_BY_ONE, lambda client: client.post("/search", content=body, headers=head))
+    assert is_problem(answer, problems.BROKEN_UPLOAD) and "charset" in answer.json()["detail"]
+
+
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,9 @@ async def _form(request: Request, settings: Settings, place: Place) -> Upload:
     except MultiPartException as error:
         raise Problem(problems.BROKEN_UPLOAD, f"the form cannot be read: {error.message}") from None
     except (KeyError, UnicodeError, ValueError):
-        raise Problem(problems.BROKEN_UPLOAD, "the form cannot be read: a part's head is broken") from None
+        raise Problem(
+            problems.BROKEN_UPLOAD, "the form cannot be read: a part's head, or what is said of its charset, is broken"
+        ) from None
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
