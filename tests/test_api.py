@@ -1047,6 +1047,12 @@ def test_who_lets_anybody_in_is_warned(tmp_path: Path, host: str, word: str, war
     assert not warned or "set LOOKALIKE_TOKEN" in said[0]
 
 
+def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" \n")
+    with pytest.raises(LookalikeError, match=r"/token holds no token; .*openssl rand -hex 16"):
+        launch.token(tmp_path / "token")
+
+
 # --- as documented ----------------------------------------------------------------------------------------------------
 
 

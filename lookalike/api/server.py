@@ -94,7 +94,7 @@ def token(file: Path | None) -> str:
         return os.environ.get(TOKEN_VARIABLE, "").strip()
     content = file.read_text(encoding="utf-8").strip()
     if not content:
-        raise LookalikeError(f"{file} holds no token")
+        raise LookalikeError(f"{file} holds no token; write one into it: openssl rand -hex 16")
     return content
 
 
