@@ -113,7 +113,7 @@ def _copy(source: Path, target: Path, names: tuple[str, ...] | list[str]) -> Non
         try:
             shutil.copyfile(source / name, target / name)
         except FileNotFoundError:
-            raise LookalikeError(f"{source / name} does not exist; make it: dvc repro {source.name}") from None
+            raise LookalikeError(f"{source / name} does not exist; make it: dvc repro") from None
 
 
 def _copy_report(source: Source, target: Path) -> None:

@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 from small_collection import Built, run
 
-from lookalike import thumbnails
+from lookalike import bundle, thumbnails
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
 from lookalike.pictures import Pictures
@@ -92,6 +92,58 @@ def test_a_missing_picture_stops_a_bundle_and_nothing_is_left(built: Built, tmp_
     done = bundled()
     assert done.exit_code == 1
     assert "red/05.jpg cannot be read" in str(done.exception)
+    assert not list(tmp_path.glob("served*"))
+
+
+def test_a_network_without_its_weights_stops_a_bundle(built: Built, tmp_path: Path) -> None:
+    """A fine-tuned one's too, of which no stage has the folder's name."""
+    (built.folder / "model").rename(built.folder / "finetuned")
+    (built.folder / "finetuned/network.bin").unlink()
+    done = bundled()
+    assert done.exit_code == 1
+    assert str(done.exception).endswith("data/finetuned/network.bin does not exist; make it: dvc repro")
+    assert not list(tmp_path.glob("served*"))
+
+
+def test_a_bundle_is_made_of_a_bundle_as_it_was_written(built: Built, tmp_path: Path) -> None:
+    served = ["--index", "served/index", "--model", "served/model"]
+    assert bundled().exit_code == 0
+    shutil.rmtree(built.folder)
+    done = run("bundle", "again", *served)
+    assert done.exit_code == 0, done.output
+    for name in ("index.json", "model.json", "index/index.faiss", "model/network.bin"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "served" / name).read_bytes()
+    shutil.rmtree(tmp_path / "again")
+    (tmp_path / "served/model/network.xml").write_text("another network")
+    done = run("bundle", "again", *served)
+    assert done.exit_code == 1
+    assert "served/model/network.xml is not the file that served/model.json describes" in str(done.exception)
+    assert not list(tmp_path.glob("again*"))
+
+
+@pytest.mark.parametrize(
+    ("through", "message"),
+    [(False, r"data/index was written while it was copied; try again"),
+     (True, r"data/index was rebuilt since it was opened; open it again")],
+    ids=["and is not through", "and is through"],
+)  # fmt: skip
+def test_an_index_that_is_rebuilt_meanwhile_is_not_bundled(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: bool, message: str
+) -> None:
+    """After it was opened, before it is copied. Its trace is the last that a stage writes."""
+    data = built.folder
+    opened = Pictures(data / "index", data / "model", data / "changes")
+    other = small_collection.build(tmp_path / "other", each=5).folder
+
+    def meanwhile(*_: object) -> None:
+        shutil.rmtree(data / "index")
+        for name in ("index", "index.json") if through else ("index",):
+            (other / name).replace(data / name)
+
+    monkeypatch.setattr(bundle, "check_same_network", meanwhile)
+    source = bundle.Source(data / "index", data / "model", data / "raw", tmp_path / "metrics", tmp_path / "plots")
+    with pytest.raises(LookalikeError, match=message):
+        bundle.write(tmp_path / "served", opened, source, without_changes=False, progress=lambda _: lambda: None)
     assert not list(tmp_path.glob("served*"))
 
 
