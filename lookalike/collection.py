@@ -161,9 +161,6 @@ class RowWriter:
         self._file = path.open("wb")
         _write_header(self._file, self.shape, self.dtype)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def append(self, block: np.ndarray) -> None:
         """Append rows: (B, *row_shape), of the file's dtype."""
         if block.shape[1:] != self.shape[1:] or block.dtype != self.dtype:

@@ -1,11 +1,14 @@
 """The arrays stay aligned, streamable and readable without pickle."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lookalike.collection import (
+    ArrayWriter,
     Collection,
     Images,
     RowWriter,
@@ -35,11 +38,42 @@ def test_rows_written_one_by_one_read_as_one_array(tmp_path: Path) -> None:
     assert np.load(path, mmap_mode="r").shape == (1006, 2, 3)
 
 
+@pytest.mark.parametrize("reserved", [True, False], ids=["with its room reserved", "on a system that reserves none"])
+def test_rows_are_written_in_any_order_and_others_are_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserved: bool
+) -> None:
+    if not reserved:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with ArrayWriter(tmp_path / "x.npy", (4, 2), np.float32) as array:
+        array.write(np.array([3, 0]), np.array([[5, 6], [7, 8]], np.float32))
+        array.write(np.array([1]), np.array([[9, 9]], np.float32))
+    assert np.load(tmp_path / "x.npy").tolist() == [[7, 8], [9, 9], [0, 0], [5, 6]]
+
+
+def test_a_disk_without_room_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    message = r"x\.npy: 0\.004 GB cannot be written there \(No space left on device\); make room, and run again"
+    with pytest.raises(LookalikeError, match=message):
+        ArrayWriter(tmp_path / "x.npy", (1000, 1000), np.float32)
+
+
 def test_a_block_of_another_shape_or_type_is_refused(tmp_path: Path) -> None:
-    with RowWriter(tmp_path / "x.npy", (2,), np.float32) as rows:
+    with (
+        RowWriter(tmp_path / "x.npy", (2,), np.float32) as rows,
+        ArrayWriter(tmp_path / "y.npy", (4, 2), np.float32) as array,
+    ):
         for block in (np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float64)):
             with pytest.raises(ValueError, match="rows are float32"):
                 rows.append(block)
+            with pytest.raises(ValueError, match="rows are float32"):
+                array.write(np.array([0]), block)
+        with pytest.raises(ValueError, match="rows are float32"):  # one row for two
+            array.write(np.array([0, 1]), np.zeros((1, 2), np.float32))
 
 
 def test_a_collection_comes_back(tmp_path: Path) -> None:
@@ -112,4 +146,7 @@ def test_a_fit_that_was_cut_off_is_refused(tmp_path: Path, content: bytes) -> No
     assert load_images(tmp_path).fit == "pad"
     (tmp_path / "fit.txt").write_bytes(content)
     with pytest.raises(LookalikeError, match=r"fit.txt says .*, not crop, pad, stretch; .*dvc repro --force"):
+        load_images(tmp_path)
+    (tmp_path / "fit.txt").unlink()
+    with pytest.raises(LookalikeError, match=r"fit.txt does not exist; make it: dvc repro --force preprocess"):
         load_images(tmp_path)
