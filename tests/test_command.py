@@ -5,6 +5,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -64,6 +65,36 @@ def test_a_picture_that_cannot_be_read_stops_no_other(built: Built, tmp_path: Pa
     assert done.stderr.startswith("lookalike: error: photos/b.jpg: not an image in a known format")
     done = run("search", "photos/b.jpg", "--grid", "none.png")  # alone, it is an error as any other
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1) and not Path("none.png").exists()
+
+
+def test_an_interrupted_addition_keeps_what_was_done(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, real, seen = tmp_path / "photos", Pictures.embed, []
+    photos.mkdir()
+    for name in "abcd":
+        coloured("green", ord(name)).save(photos / f"{name}.png")
+
+    def embed(self: Pictures, content: bytes) -> np.ndarray:
+        seen.append(content)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "embed", embed)
+        done = run("add", "photos", "--label", "new")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr.endswith("lookalike: interrupted; what was done until then is kept\n")
+    hits = [json.loads(line)["path"] for line in run("search", "photos/a.png", "-k", "30").stdout.splitlines()]
+    assert len(hits) == 26 and {"new/a.png", "new/b.png"} < set(hits)
+    assert "2 of 4 had been added before" in run("add", "photos", "--label", "new").stderr
+
+
+def test_without_streamlit_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.ui.launch.find_spec", lambda _: None)
+    done = run("ui")
+    assert done.exit_code == 1 and "error: Streamlit is not installed: pip install" in str(done.exception)
 
 
 @pytest.mark.parametrize("refined", [{}, {"augment": 4}, {"expand": 4}])

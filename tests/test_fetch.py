@@ -342,6 +342,14 @@ def test_a_slow_drip_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert finished(cache) == []
 
 
+def test_a_quick_beginning_does_not_pay_for_a_slow_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.fetch.WINDOW", 0.1)
+    drip = [b"x"] * 100  # then it ends, which would be another message
+    with Server(sends(200, CONTENT[:1_000_000], *drip, pause=0.02, Content_Length=LENGTH)) as server:
+        with pytest.raises(LookalikeError, match=r"fewer than 1,000 bytes a second .* \(tried 1 times\); 1,000,0"):
+            fetch(server.url, CHECKSUM, attempts=1, backoff=0)
+
+
 def test_a_silent_server_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lookalike.fetch.TIMEOUT", (1, 0.2))
     for silent in (lambda *_: time.sleep(1), sends(200, b"x", b"y", pause=1, Content_Length=LENGTH)):
