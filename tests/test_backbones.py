@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from lookalike import backbones
+from lookalike import backbones, machine, runtimes
 from lookalike import network as network_files
 from lookalike.errors import LookalikeError
 from lookalike.runtimes import tensorflow
@@ -170,6 +171,54 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(LookalikeError, match=r"weights of MobileNet could not be fetched: .*model\.weights=file"):
         backbones.create("MobileNet", "imagenet", NONE, "", 0)
+
+
+def test_a_layer_that_gives_no_map_is_named() -> None:
+    """As the squeezes in EfficientNet's blocks do."""
+    from lookalike.tf import keras
+
+    pixels = keras.Input((8, 8, 3))
+    squeezed = keras.layers.GlobalAveragePooling2D(name="squeeze")(pixels)
+    whole = keras.Model(pixels, keras.layers.Reshape((1, 1, 3), name="back")(squeezed))
+    with pytest.raises(LookalikeError, match=r"model\.layer 'squeeze' gives \(None, 3\), not a feature map .*another"):
+        backbones.cut(whole, "EfficientNetB0", "squeeze", "avg")
+    assert backbones.cut(whole, "EfficientNetB0", "back", "avg").output.shape == (None, 1, 1, 3)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lookalike.tf import tf
+
+    def too_large(_pixels: Any, training: bool) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")  # of itself after ten seconds
+
+    monkeypatch.setattr(backbones, "load", lambda *_: too_large)
+    embedder = tensorflow.load(NONE, 64, 4, "float32")
+    message = r"a batch of 4 images of 64 pixels does not fit into the memory of .*; set a smaller extract\.batch_size"
+    with pytest.raises(runtimes.OutOfMemory, match=message):
+        embedder(PIXELS[:4])
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Without its libraries it never will; with them it may another time, and its bits would be others."""
+    monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA H100"])
+    monkeypatch.setattr("lookalike.tf.tf.config.list_physical_devices", lambda _: [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on_the_cpu = r"model\.json does not exist"  # it went on, to a network that is not there
+    monkeypatch.setattr(tensorflow, "_cuda", list)
+    with pytest.raises(LookalikeError, match=on_the_cpu):
+        tensorflow.load(tmp_path, 64, 4, "float32")
+    assert capsys.readouterr().err == (
+        "extract: NVIDIA H100 is not used; for TensorFlow to use it: pip install -r requirements-gpu.txt\n"
+    )
+    monkeypatch.setattr(tensorflow, "_cuda", lambda: ["nvidia-cudnn-cu12 9.1"])
+    with pytest.raises(LookalikeError, match=r"does not see NVIDIA H100, though .*nvidia-smi.*CUDA_VISIBLE_DEVICES=-1"):
+        tensorflow.load(tmp_path, 64, 4, "float32")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(LookalikeError, match=on_the_cpu):
+        tensorflow.load(tmp_path, 64, 4, "float32")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_architecture_that_was_cut_off_is_named(tmp_path: Path) -> None:

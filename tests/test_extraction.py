@@ -1,5 +1,6 @@
 """Images to rows: every runtime, every way through the cache, killed and gone on, and always the same bits."""
 
+import errno
 import hashlib
 import os
 import random
@@ -8,16 +9,20 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import Project, copy_project, killed_until_through
 from namespaces import read_only, unshared
+from small_collection import Built
 
-from lookalike import backbones, caches, calibration, embedding_cache, quantization, runtimes
+from lookalike import backbones, batch_size, cache, caches, calibration, embedding_cache, quantization, runtimes
 from lookalike.collection import ArrayWriter
 from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
@@ -203,6 +208,24 @@ def test_another_way_of_embedding_is_another_cache(tmp_path: Path, small: Path) 
     assert Extractor("openvino", small, 64, 4, "float32").recipe == ways[0].recipe
 
 
+def test_images_that_cannot_be_read_are_said_and_what_was_embedded_is_kept() -> None:
+    """Of two batches the first is through when the second begins, and the third never comes."""
+
+    def images() -> Iterator[np.ndarray]:
+        yield PIXELS[:8]
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "images.npy")
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        return batch.mean(axis=(1, 2), dtype=np.float32)
+
+    written: list[int] = []
+    with pytest.raises(OSError, match=r"Input/output error: 'images\.npy'"), EmbeddingCache(RECIPE, print) as kept:
+        embed(images(), lambda: network, 4, kept, lambda rows, block: written.extend(rows.tolist()))
+    assert written == [0, 1, 2, 3]
+    with EmbeddingCache(RECIPE, print) as kept:
+        assert len(kept.get([hashlib.sha256(image.data).digest() for image in PIXELS])) == 4
+
+
 # --- the cache's file --------------------------------------------------------------------------------------------
 
 
@@ -256,6 +279,38 @@ def test_a_file_that_is_not_a_cache_is_set_aside(what: str) -> None:
         assert path.with_name(path.name + ".damaged").read_bytes() == left  # nothing is lost
     fill()
     assert found(told) == 50
+
+
+def test_a_broken_file_that_cannot_be_set_aside_is_left_and_done_without() -> None:
+    path = fill()
+    path.write_bytes(b"hello")
+    path.with_name(f"{path.name}.damaged").mkdir()
+    told: list[str] = []
+    with EmbeddingCache(RECIPE, told.append) as kept:
+        kept.put(keys_of(1)[0], vectors(1)[0])
+        kept.commit()
+        assert kept.get(keys_of(1)) == {}
+    assert len(told) == 1 and re.search(
+        r"\.sqlite cannot be read \(file is not a database\) nor set aside \(.*Is a directory.*\); going on without",
+        told[0],
+    )
+    assert path.read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize(("lock", "known"), [("IMMEDIATE", 50), ("EXCLUSIVE", 0)])
+def test_a_file_that_another_program_holds_is_read_if_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, lock: str, known: int
+) -> None:
+    path, told = fill(), []
+    monkeypatch.setattr(embedding_cache, "WAIT", 0.01)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"BEGIN {lock}")
+        with EmbeddingCache(RECIPE, told.append) as kept:
+            assert len(kept.get(keys_of(50))) == known
+            kept.put(keys_of(51)[50], vectors(51)[50])
+    assert len(told) == 1 and "nothing can be kept there (database is locked)" in told[0]
+    assert "set LOOKALIKE_CACHE to a folder that is" in told[0]
+    assert found([], 51) == 50  # as it was
 
 
 def test_no_flipped_byte_gives_a_wrong_row() -> None:
@@ -357,6 +412,86 @@ def test_int8_and_batch_size_where_nothing_can_be_kept(tmp_path: Path, cache_fol
     with pytest.raises(LookalikeError, match=r"networks: the int8 network cannot be kept there .* LOOKALIKE_CACHE"):
         rows_of(Extractor("openvino", small, 64, 4, "int8", tmp_path / "c.npy"), PIXELS)
     assert np.isfinite(rows_of(Extractor("openvino", small, 64, 0, "float32"), PIXELS)).all()
+
+
+def fake_network(folder: Path) -> Path:
+    """Files that stand for a network where none is run."""
+    folder.mkdir()
+    for name in ("network.xml", "network.bin"):
+        (folder / name).write_bytes(b"a network")
+    np.save(folder / "c.npy", PIXELS[:2])
+    return folder
+
+
+def test_a_missing_nncf_is_named_and_nothing_is_kept(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_network(tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(LookalikeError, match=r"NNCF cannot be imported \(.*\): pip install -r requirements\.txt"):
+        quantization.quantized(folder, 64, folder / "c.npy")
+    assert [path.suffix for path in (cache_folder / "networks").iterdir()] == [".lock"]
+
+
+def test_of_two_runs_at_once_one_quantises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second asks while the first is at work, waits, and finds what that made."""
+    folder, real = fake_network(tmp_path / "m"), quantization._whole
+    made, results, asked = [], [], threading.Event()
+    second = threading.Thread(target=lambda: results.append(quantization.quantized(folder, 64, folder / "c.npy")))
+
+    def whole(target: Path) -> bool:
+        result = real(target)
+        if threading.current_thread() is second:
+            asked.set()
+        return result
+
+    def quantize(_source: Path, _images: np.ndarray, target: Path) -> None:
+        made.append(target)
+        second.start()
+        assert asked.wait(60)
+        target.write_bytes(b"eight bits")
+
+    monkeypatch.setattr(quantization, "_whole", whole)
+    monkeypatch.setattr(quantization, "_quantize", quantize)
+    results.append(quantization.quantized(folder, 64, folder / "c.npy"))
+    second.join(60)
+    assert len(made) == 1
+    assert len(results) == 2 and results[0] == results[1] and results[0].read_bytes() == b"eight bits"
+
+
+@pytest.mark.parametrize(
+    ("room", "fastest", "best"), [(10**9, 10**9, 1024), (10**9, 100, 128), (40, 10**9, 32), (8, 10**9, 8)]
+)
+def test_the_batch_grows_while_that_pays_and_fits(
+    monkeypatch: pytest.MonkeyPatch, room: int, fastest: int, best: int
+) -> None:
+    """A device that takes a second for up to `fastest` images, and has memory for `room`."""
+    clock, loaded = [0.0], []
+    monkeypatch.setattr(batch_size, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def load(size: int) -> runtimes.Embedder:
+        def run(batch: np.ndarray) -> np.ndarray:
+            if len(batch) > room:
+                raise runtimes.OutOfMemory(f"a batch of {len(batch)} images does not fit")
+            clock[0] += max(1.0, len(batch) / fastest)
+            return batch
+
+        loaded.append(size)
+        return run
+
+    assert batch_size.fastest(RECIPE, load) == best
+    assert loaded[-1] == min(2 * best, 1024)  # none is tried behind one that was too large
+    loaded.clear()
+    assert batch_size.fastest(RECIPE, load) == best and loaded == []  # found earlier
+
+
+def test_a_device_too_small_for_any_batch_is_said(cache_folder: Path) -> None:
+    def load(size: int) -> runtimes.Embedder:
+        raise runtimes.OutOfMemory(f"a batch of {size} images does not fit")
+
+    with pytest.raises(runtimes.OutOfMemory, match="a batch of 8 images"):
+        batch_size.fastest(RECIPE, load)
+    assert not list(cache_folder.rglob("*.json"))
 
 
 def test_what_picks_kernels_is_part_of_the_recipe(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,6 +653,16 @@ def test_a_precision_that_the_processor_lacks(small: Path) -> None:
         runtimes.openvino.load(small, 64, 1, lacking[0])
 
 
+@pytest.mark.parametrize("broken", ["network.xml", "network.bin"])
+def test_a_network_that_was_cut_off_is_named(built: Built, broken: str) -> None:
+    path = built.folder / "model" / broken
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = r"data/model/network\.xml cannot be run at preprocess\.image_size 32: .*dvc repro --force model"
+    with pytest.raises(LookalikeError, match=message) as caught:
+        runtimes.openvino.load(built.folder / "model", 32, 1, "float32")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("broken", ["import", "package"])
 def test_a_missing_openvino_is_named(digits: Project, broken: str) -> None:
     """Imports of it fail; or there is no sign of it at all."""
@@ -603,6 +748,23 @@ def test_the_cache_is_listed_and_pruned(digits: Project) -> None:
     assert not list(root.glob("embeddings/*"))
 
 
+def test_each_file_of_the_cache_is_listed_as_what_it_is(cache_folder: Path) -> None:
+    kept = fill()
+    folder = kept.parent
+    for name in ("a.sqlite-journal", "b.sqlite.damaged", "c.sqlite"):
+        (folder / name).write_text("hello")
+    with closing(sqlite3.connect(folder / "d.sqlite")) as other:
+        other.execute("CREATE TABLE rows (pixels)")
+    (cache_folder / "networks").mkdir()
+    (cache_folder / "networks/e.lock").touch()
+    assert {item.path.name: item.what for item in cache.items()} == {  # what is part of another is not listed
+        kept.name: "50 images by b l avg 64 float32 4 r",
+        "b.sqlite.damaged": "b.sqlite.damaged: set aside, or not ours",
+        "c.sqlite": "c.sqlite: cannot be read (file is not a database)",
+        "d.sqlite": "d.sqlite: not ours",
+    }
+
+
 def test_nothing_reports_to_its_maker() -> None:
     """OpenVINO's converter and NNCF send usage reports unless shut off."""
     script = (
@@ -619,6 +781,25 @@ def test_a_draw_of_calibration_images_is_seeded() -> None:
     one, again, other = (calibration.draw(PIXELS, 5, seed) for seed in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
     assert np.array_equal(calibration.draw(PIXELS, 100, 0), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c.npy", "--images", "0"], "--images is 0; choose 1 to 10000"),
+        (["c.npy", "--images", "10001"], "--images is 10001; choose 1 to 10000"),
+        (["c.npy", "--seed", "-1"], "--seed is -1; choose 0 or more"),
+        (["c.npz"], "c.npz: the name must end in .npy"),
+    ],
+)
+def test_mistakes_in_setting_images_apart_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["calibration", "data/processed", *arguments])
+    with pytest.raises(LookalikeError, match=f"^{re.escape(message)}$"):
+        calibration.main()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
