@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +131,22 @@ def test_losses_agree_with_a_loop_and_with_a_rotated_copy(name: str, seed: int, 
     assert float(LOSSES[name]((z @ turn)[order], y[order], 0.3)) == pytest.approx(found, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "reference", "value"),
+    [
+        ("supcon", "supcon", "temperature"),
+        ("triplet-hard", "hard", "margin"),
+        ("triplet-semihard", "semihard", "margin"),
+    ],
+)
+def test_the_loss_is_the_one_that_is_set(name: str, reference: str, value: str) -> None:
+    from lookalike.finetuning.training import loss_of
+
+    codes = np.array([0, 0, 1, 1])
+    found = float(loss_of(CIRCLE, codes, changed(**{"loss": name, value: 0.4})))
+    assert found == pytest.approx(naive(reference, CIRCLE, codes, 0.4), rel=1e-4)
+
+
 # ---------------------------------------------------------------- batches and views
 
 
@@ -211,6 +230,8 @@ def test_no_query_is_trained_on_nor_its_bytes(
         ({"a": 20, "b": 20}, {"classes": 8, "images": 2}, r"but 2 of 2 .*; set finetune\.classes to at most 2$"),
         ({"a": 20, "b": 20}, {"held_out_classes": 0.1}, r"held_out_classes is 0\.1, less than one of 2 classes"),
         ({"a": 20, "b": 20}, {"held_out_classes": 0.5}, r"there is only 1 to train on"),
+        ({"a": 2, "b": 2}, {"validation": 0.2}, r"finetune\.validation is 0\.2, but in what may be trained on no class "
+                                                r"has two different images; set it to 0$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_from_is_said(sizes: dict[str, int], values: dict, message: str) -> None:
@@ -244,6 +265,70 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     assert checkpoint.load(tmp_path) is None
     assert checkpoint.load(tmp_path / "none") is None
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Steps as plain Python: nothing to compile for a network of six weights."""
+    from lookalike.tf import tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_that_ends_within_an_epoch_goes_on_behind_its_last_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in the second of two epochs; no batch is done twice, and the weights are the undisturbed ones'."""
+    from lookalike.finetuning import training
+    from lookalike.tf import keras
+
+    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)  # after each batch
+    labels, none = np.repeat(["a", "b"], 8), np.zeros(0, np.int64)
+    frozen = np.random.default_rng(0).normal(size=(1, 16, 3)).astype(np.float32)
+    chosen = material.Material(np.arange(16), none, none, (), ())
+    settings = changed(classes=2, images=2, views=1, epochs=2, patience=9, learning_rate=0.1)
+
+    def train(folder: Path, most: int) -> tuple[int, bytes]:
+        """Train for at most so many batches; how many were done, and the weights."""
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+        trainer, done = training.Trainer(model, frozen, labels, chosen, settings, folder), []
+        step = trainer._step
+
+        def limited(*batch: Any) -> Any:
+            if len(done) == most:
+                raise KeyboardInterrupt
+            done.append(batch)
+            return step(*batch)
+
+        trainer._step = limited
+        with suppress(KeyboardInterrupt):
+            trainer.run(lambda row: None)
+        return len(done), model.get_weights()[0].tobytes()
+
+    count, undisturbed = train(tmp_path / "undisturbed", 99)
+    assert count == 8
+    assert train(tmp_path / "killed", 6)[1] != undisturbed
+    assert "goes on" not in capsys.readouterr().err
+    assert train(tmp_path / "killed", 99) == (2, undisturbed)
+    assert "finetune: goes on in epoch 2 of 2\n" in capsys.readouterr().err
+
+
+def test_a_head_behind_a_pooling_that_has_none_is_refused(tmp_path: Path) -> None:
+    from lookalike.finetuning import parts
+    from lookalike.tf import keras
+
+    pixels = keras.Input((None, None, 3))
+    model = keras.Model(pixels, keras.layers.Conv2D(4, 1, name="only")(pixels))
+    (tmp_path / "architecture.json").write_text(model.to_json())
+    model.save_weights(tmp_path / "model.weights.h5")
+    write_json(tmp_path / "model.json", asdict(Network("VGG16", "random", "only", "gem", 4, 16, "f")))
+    message = r"finetune\.head is true, but a head follows model\.pooling avg or max, not gem; set it to false"
+    with pytest.raises(LookalikeError, match=message):
+        parts.cut(tmp_path, "", True, 32)
 
 
 # ---------------------------------------------------------------- a training
