@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from small_collection import Built
 
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
+from lookalike.network import load_embedding
 from lookalike.ui.launch import MAX_MEGABYTES, how
 
 pytestmark = pytest.mark.slow  # a server and a browser
@@ -31,6 +34,7 @@ streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed:
 from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
 
 from lookalike.ui import opened as ui_opened  # noqa: E402
+from lookalike.ui import tiles as ui_tiles  # noqa: E402
 from lookalike.ui.opened import Query, query_from  # noqa: E402
 
 APP = ROOT / "lookalike/ui/app.py"
@@ -74,6 +78,75 @@ def test_the_first_look_offers_images(built: Built) -> None:
     assert [slider.max for slider in shown.slider] == [23]
 
 
+def offered(shown: AppTest) -> list[str]:
+    """The images that are shown to start from."""
+    data = [json.loads(each.proto.mixed.json or each.proto.json) for each in shown.get("bidi_component")]
+    return next([tile["id"] for tile in each["tiles"]] for each in data if each.get("label") == OFFERED)
+
+
+def test_other_images_are_offered_when_asked_for(built: Built) -> None:
+    shown = page()
+    before = offered(shown)
+    after = offered(shown.button(key="picks_others").click().run())
+    assert len(set(before)) == len(set(after)) == 12
+    assert set(before) != set(after)
+    assert offered(page()) == before  # the same lot for everybody's first visit
+
+
+def test_a_photograph_is_searched_with_and_can_be_taken_back(built: Built) -> None:
+    shown = page()
+    shown.button_group(key="source").set_value("Camera").run()
+    photo = BytesIO()
+    small_collection.coloured("red", 999).save(photo, "JPEG")
+    shown.camera_input(key="camera").upload("photo.jpg", photo.getvalue()).run()
+    assert not shown.exception
+    assert [query.content for query in shown.session_state["trail"]] == [photo.getvalue()]
+    assert "Or start from" not in words(shown)
+    shown.camera_input(key="camera").set_value(None).run()
+    assert "Or start from one of these" in words(shown)
+
+
+def test_without_classes_none_is_asked_for(built: Built) -> None:
+    gallery = Gallery(built.folder / "index", built.folder / "changes")
+    vectors = gallery.state.searcher.index.vectors(np.arange(24))
+    features = {f"{row:02}.jpg": vector for row, vector in enumerate(vectors)}
+    small_collection.write_index(built.folder / "index", features, load_embedding(built.folder / "index"))
+    shown = page()
+    assert "24 images, compared by Squares" in words(shown)
+    assert not shown.selectbox
+    shown.session_state["trail"] = [Query("03.jpg")]
+    shown.run()
+    assert not shown.exception and "Or start from" not in words(shown)
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"),
+    [("aGVsbG8=", [b"hello"]), ("no base64!", [b""]), ("é", [b""]), (None, []), (7, []), ({"a": "b"}, [])],
+)
+def test_what_a_browser_sends_as_a_picture_is_checked(
+    monkeypatch: pytest.MonkeyPatch, answer: object, taken: list[bytes]
+) -> None:
+    """A picture is base64; b"" is then refused as an empty file, and what is no text is as if nothing had come."""
+    drawn, pasted = {}, []
+    monkeypatch.setattr(ui_tiles, "_paste", lambda **given: drawn.update(given))
+    monkeypatch.setattr(streamlit, "session_state", {"paste": SimpleNamespace(pasted=answer)})
+    ui_tiles.paste("paste", 1000, pasted.append)
+    drawn["on_pasted_change"]()
+    assert pasted == taken
+
+
+@pytest.mark.parametrize(("answer", "taken"), [("red/03.jpg", ["red/03.jpg"]), (None, []), (["red/03.jpg"], [])])
+def test_what_a_browser_sends_as_a_click_is_checked(
+    monkeypatch: pytest.MonkeyPatch, answer: object, taken: list[str]
+) -> None:
+    drawn, picked = {}, []
+    monkeypatch.setattr(ui_tiles, "_tiles", lambda **given: drawn.update(given))
+    monkeypatch.setattr(streamlit, "session_state", {"hits": SimpleNamespace(picked=answer)})
+    ui_tiles.show("hits", [], HITS, picked.append)
+    drawn["on_picked_change"]()
+    assert picked == taken
+
+
 def test_an_answer_is_shown_and_can_be_narrowed(built: Built) -> None:
     shown = page()
     shown.session_state["trail"] = [Query("red/03.jpg")]
@@ -110,6 +183,25 @@ def test_a_rebuilt_index_is_opened_anew(built: Built) -> None:
     shown.run()
     assert not shown.exception
     assert "27 images" in words(shown)
+    assert "rebuilt meanwhile" in shown.toast[0].value
+
+
+def test_an_index_rebuilt_while_the_answer_is_looked_for_is_opened_anew(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = page()
+    real = ui_opened.Opened.answer
+
+    def late(*given: Any) -> ui_opened.Answer:
+        monkeypatch.setattr(ui_opened.Opened, "answer", real)
+        small_collection.build(built.folder, each=9)
+        return real(*given)
+
+    monkeypatch.setattr(ui_opened.Opened, "answer", late)
+    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.run()
+    assert not shown.exception
+    assert "27 images" in words(shown) and "Or start from" not in words(shown)
     assert "rebuilt meanwhile" in shown.toast[0].value
 
 
@@ -176,6 +268,19 @@ def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatc
         embed(query.content)[np.newaxis], 3)[0]  # fmt: skip
 
 
+def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_opened, "REMEMBERED", 2)
+    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+        "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
+    calls: list[bytes] = []
+    monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(content) or np.ones(48, np.float32))
+    a, b, c = (query_from(_png(small_collection.coloured("blue", seed))) for seed in range(3))
+    for query in (a, b, a, c, a, b):  # c takes the place of b, which was asked for longer ago than a
+        opened.answer(query, 3, -1, None)
+    asked = {a.content: "a", b.content: "b", c.content: "c"}
+    assert [asked[content] for content in calls if content in asked] == ["a", "b", "c", "b"]
+
+
 def test_images_are_found_by_class_and_name(built: Built) -> None:
     gallery = Gallery(built.folder / "index", built.folder / "changes")
     gallery.remove(["red/03.jpg"])
@@ -218,6 +323,27 @@ def test_without_figures_it_says_how_to_measure(built: Built) -> None:
     assert "dvc repro evaluate" in words(_quality())
 
 
+def test_what_cannot_be_measured_says_why(built: Built) -> None:
+    Path("metrics").mkdir()
+    reason = "no image has a label"
+    Path("metrics/metrics.json").write_text(json.dumps({"queries": 0, "gallery": 24, "unmeasurable": reason}))
+    assert f"Quality cannot be measured: {reason}. The search works all the same." in words(_quality())
+
+
+@pytest.mark.parametrize("table", [None, b"", b"one,two\n1,2\n", b"\xff\xfe"])
+def test_figures_without_their_table_are_shown_without_intervals(built: Built, table: bytes | None) -> None:
+    """Of the collection that is open, so without a warning."""
+    for folder in ("metrics", "plots"):
+        Path(folder).mkdir()
+    Path("metrics/metrics.json").write_text(json.dumps({"queries": 4, "gallery": 20, "mAP": 0.5}))
+    if table is not None:
+        Path("plots/figures.csv").write_bytes(table)
+    shown = _quality()
+    assert "4 queries were searched among 20 images" in words(shown)
+    assert "<b>0.500</b><span></span>" in "".join(each.proto.body for each in shown.get("html"))
+    assert not shown.warning and not shown.expander
+
+
 def test_it_is_shut_and_silent_by_default() -> None:
     command, environment = how(8501, "127.0.0.1", {"index": Path("x/index"), "images": None})
     assert "--browser.gatherUsageStats=false" in command
@@ -229,6 +355,17 @@ def test_it_is_shut_and_silent_by_default() -> None:
     open_to_all, _ = how(8501, "0.0.0.0", {})
     assert not any("allowedHosts" in part for part in open_to_all)  # by which name others come is theirs to say
     assert any("browser.serverAddress" in part for part in open_to_all)  # else it is asked for on the internet
+    assert "--server.allowedHosts=localhost" in how(8501, "localhost", {})[0]
+    named, _ = how(8501, "pictures.example", {})
+    assert "--server.address=pictures.example" in named
+    assert not any("allowedHosts" in part or "serverAddress" in part for part in named)
+
+
+def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    done = small_collection.run("ui")
+    assert done.exit_code == 1
+    assert str(done.exception).endswith("Streamlit is not installed: pip install -r requirements-serve.txt")
 
 
 def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:
@@ -256,8 +393,6 @@ def test_a_search_needs_no_tensorflow(built: Built) -> None:
 
 
 def _png(image: Image.Image) -> bytes:
-    from io import BytesIO
-
     content = BytesIO()
     image.save(content, format="PNG")
     return content.getvalue()
