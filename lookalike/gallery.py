@@ -264,7 +264,10 @@ class Gallery:
         return np.asarray(self._names.labels == label)
 
     def _advise(self) -> None:
-        state = self.state
+        try:
+            state = self.state
+        except LookalikeError:  # the change is made all the same; what is wrong since, the next look says
+            return
         changed = int(np.count_nonzero(~state.present[: len(self._index)])) + len(state.added)
         if changed > REBUILD_SHARE * len(self._index) and not self._advised:
             self._advised = True

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -748,6 +748,96 @@ def test_folded_images_that_the_new_index_lacks_are_kept(tmp_path: Path, changes
     }  # fmt: skip
 
 
+def test_changes_that_an_index_has_no_need_of_leave_it_as_it_is(tmp_path: Path, changes: Path) -> None:
+    """An image was removed, and then left out of the index that was built anew."""
+    built = build(tmp_path / "index", 40)
+    built.open(changes).remove(built.paths[3:4])
+    after = build(built.folder, 40, less=(built.paths[3],))
+    gallery, plain = after.open(changes), after.open(tmp_path / "none")
+    assert latest(gallery).keys() == {built.paths[3]} and built.paths[3] not in gallery.state
+    assert len(gallery.state) == 39
+    asked = feature(3)[np.newaxis]
+    for label in (None, "ant"):
+        assert gallery.search(asked, 40, label=label) == plain.search(asked, 40, label=label)
+    assert gallery.similar(built.paths[0], 5) == plain.similar(built.paths[0], 5)
+
+
+def test_where_nothing_is_to_be_carried_over_nothing_is_told(tmp_path: Path, changes: Path) -> None:
+    built, told = build(tmp_path / "index", 40), []
+    gallery = built.open(changes)
+    add(gallery, "folded/a.png", 101, "folded")
+    with gallery.journal.changing(gallery.fingerprint, gallery.embedding) as writer:
+        writer.set_folded()
+    for augment, count in ((3, 1), (4, 1), (5, 1)):  # rebuilt with it, and twice again
+        after = build(built.folder, 40, refined=REFINED | {"augment": augment}, more={"folded/a.png": 101})
+        assert len(after.open(changes, tell=told.append).state) == 41
+        assert len(told) == count
+    assert "0 changes made since the one before are carried over, 1 are in it already" in told[0]
+
+
+def test_of_two_that_find_another_index_one_carries_changes_over(
+    tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, _ = changed(tmp_path, changes)
+    after, told = rebuilt(built, refined=RAW), []
+    late = after.open(changes, tell=told.append)
+    real = late.journal.rebase
+
+    def overtaken(*given: Any) -> tuple[int, int]:
+        assert len(after.open(changes).state) == len(after.paths)
+        return real(*given)
+
+    monkeypatch.setattr(late.journal, "rebase", overtaken)
+    assert len(late.state) == len(after.paths) and "open/c.png" in late.state
+    assert told == []
+    assert everything(after, changes) == everything(after, changes)
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [("events", "was moved to another index meanwhile"), ("changing", "belongs to another index, built meanwhile")],
+)
+def test_a_collection_that_moves_to_another_index_just_now_is_not_touched(
+    tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch, moment: str, message: str
+) -> None:
+    """Between two looks at one file: before its events are read, and before a change begins."""
+    built, before = changed(tmp_path, changes)
+    add(built.open(changes), "another's.png", 107)  # which is to be read first
+    real = getattr(before.journal, moment)
+
+    def late(*given: Any) -> Any:
+        rebuilt(built, refined=RAW).open(changes).remove(["open/c.png"])
+        return real(*given)
+
+    monkeypatch.setattr(before.journal, moment, late)
+    with pytest.raises(LookalikeError, match=rf"journal\.sqlite {message}; open the new one and retry"):
+        add(before, "x.png", 1)
+    now = built.open(changes).state
+    assert "x.png" not in now and "open/c.png" not in now and "another's.png" in now
+
+
+@pytest.mark.parametrize("how", ["add", "remove"])
+def test_a_change_that_was_made_is_not_called_a_failure_where_the_index_is_rebuilt_just_then(
+    tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Told to try again, a client would hear that the image is there already, or that there is none."""
+    built, before = changed(tmp_path, changes)
+    real = before.journal.changing
+
+    @contextmanager
+    def then_rebuilt(*given: Any) -> Iterator[journal.Writer]:
+        with real(*given) as writer:
+            yield writer
+        assert len(rebuilt(built, refined=RAW).open(changes).state)
+
+    monkeypatch.setattr(before.journal, "changing", then_rebuilt)
+    add(before, "x.png", 1) if how == "add" else before.remove(["open/c.png"])
+    with pytest.raises(Rebuilt):
+        before.search(feature(0)[np.newaxis], 3)
+    now = built.open(changes).state
+    assert ("x.png" in now) == (how == "add") and ("open/c.png" in now) == (how == "add")
+
+
 def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path) -> None:
     built, _ = changed(tmp_path, changes)
     before = (changes / "journal.sqlite").read_bytes()
@@ -851,6 +941,26 @@ def test_a_file_that_is_no_journal_is_named(built: Built, changes: Path, what: s
                 ask()
             assert "\n" not in str(error.value)
     assert path.is_dir() or path.read_bytes() == before  # nothing of somebody else's is touched
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"network": null, "image_size": 32, "fit": "pad"}', None, 7])
+def test_a_journal_of_what_no_version_here_knows_is_named(built: Built, changes: Path, text: object) -> None:
+    """Whole, as its checksums say, but written by another version."""
+    path = some_changes(built, changes)
+    with closing(sqlite3.connect(path)) as file, file:
+        values = list(file.execute("SELECT fingerprint, embedding, folded, first, last FROM about").fetchone())
+        file.execute("CREATE TABLE other (fingerprint, embedding, folded, first, last, checksum)")
+        values[1] = text
+        file.execute("INSERT INTO other VALUES (?, ?, ?, ?, ?, ?)", [*values, journal._checksum(values)])
+        file.execute("DROP TABLE about")
+        file.execute("ALTER TABLE other RENAME TO about")
+    before = path.read_bytes()
+    gallery = built.open(changes)
+    said = r"journal.sqlite cannot be read \(what it belongs to is damaged\); restore it from a backup, or move it away"
+    for ask in (lambda: gallery.search(feature(0)[np.newaxis], 3), lambda: add(gallery, "x.png", 1)):
+        with pytest.raises(LookalikeError, match=said):
+            ask()
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [1, 4, 7])
