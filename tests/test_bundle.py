@@ -12,8 +12,9 @@ from click.testing import Result
 from PIL import Image
 from small_collection import Built, run
 
-from lookalike import bundle, thumbnails
+from lookalike import bundle, manifest, thumbnails
 from lookalike.errors import LookalikeError
+from lookalike.files import write_json
 from lookalike.gallery import Gallery
 from lookalike.pictures import Pictures
 from lookalike.thumbnails import Missing, Thumbnails
@@ -176,6 +177,33 @@ def test_thumbnails_hold_pixels_and_nothing_else(built: Built, tmp_path: Path) -
     assert shown.pixels("red/03.jpg", 50).shape == (50, 50, 3)
     with pytest.raises(LookalikeError, match="is not in the collection"):
         shown.of("../../etc/passwd")
+
+
+def test_a_picture_that_is_broken_is_named_and_no_other_is_lost(built: Built) -> None:
+    built.picture("red/03.jpg").write_bytes(b"broken")
+    shown = Thumbnails(Gallery(built.folder / "index", built.folder / "changes"), built.folder / "raw")
+    for ask in (shown.of, shown.own, lambda path: shown.pixels(path, 50)):
+        with pytest.raises(Missing, match=r"^red/03\.jpg: its picture not an image .*: dvc repro --force download$"):
+            ask("red/03.jpg")
+        ask("red/04.jpg")
+
+
+def test_thumbnails_that_are_not_those_of_the_index_are_named(built: Built, tmp_path: Path) -> None:
+    """As their trace says, but of another index, or no table of thumbnails."""
+    gallery = Gallery(built.folder / "index", built.folder / "changes")
+    folder = tmp_path / "thumbnails"
+    folder.mkdir()
+    file = folder / thumbnails.FILE
+    thumbnails.write(["red/04.jpg"], lambda path: built.picture(path).read_bytes(), folder, lambda: None)
+    write_json(tmp_path / "thumbnails.json", {"files": manifest.digests(folder)})
+    shown = Thumbnails(gallery, folder)
+    assert Image.open(io.BytesIO(shown.of("red/04.jpg"))).format == "JPEG"
+    with pytest.raises(Missing, match=rf"red/03\.jpg: {file} has no picture of it; make the bundle anew: lookalike"):
+        shown.of("red/03.jpg")
+    file.write_bytes(b"no database")
+    write_json(tmp_path / "thumbnails.json", {"files": manifest.digests(folder)})
+    with pytest.raises(Missing, match=rf"{file} cannot be read \(file is not a database\); make the bundle anew"):
+        Thumbnails(gallery, folder).of("red/04.jpg")
 
 
 def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path) -> None:

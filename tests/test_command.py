@@ -97,6 +97,16 @@ def test_without_streamlit_the_page_says_what_to_install(monkeypatch: pytest.Mon
     assert done.exit_code == 1 and "error: Streamlit is not installed: pip install" in str(done.exception)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\xff", b'{"backbone": "Squares"}'])
+def test_a_broken_description_of_the_network_is_named(built: Built, content: bytes) -> None:
+    path = built.folder / "model/model.json"
+    path.write_bytes(content)
+    done = run("search", str(built.picture("red/03.jpg")), *built.options)
+    said = f"{path} does not describe a network; make it anew: dvc repro --force model"
+    assert (done.exit_code, str(done.exception)) == (1, f"lookalike: error: {said}")
+    assert run("similar", "red/03.jpg", *built.options).exit_code == 0  # which needs no network
+
+
 @pytest.mark.parametrize("refined", [{}, {"augment": 4}, {"expand": 4}])
 def test_a_picture_reaches_1_with_itself_only_unrefined(built: Built, refined: dict[str, int]) -> None:
     """As docs/cli.md and the help say."""

@@ -4,6 +4,7 @@ All of them: python proof/faults.py.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT
 from namespaces import need_namespaces
 
-from lookalike import report
+from lookalike import report, stage
 from lookalike.errors import LookalikeError
 from proof import kills
 from proof.kills import Event
@@ -74,6 +75,21 @@ def test_a_table_of_labels_that_was_cut_off_is_named(tmp_path: Path, content: st
     (tmp_path / "labels.csv").write_text(content)
     with pytest.raises(LookalikeError, match=r"labels.csv is not a table of path and label; make it anew: dvc repro"):
         read_labels(tmp_path / "labels.csv")
+
+
+def test_a_table_of_labels_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LookalikeError, match=r"labels.csv does not exist; make it: dvc repro download"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_an_interrupted_stage_ends_as_a_shell_expects_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        stage.run("index", main)
+    assert ended.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_trace_that_was_cut_off_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from conftest import ROOT, picture
 from PIL import Image
 
 from lookalike import images
+from lookalike.errors import LookalikeError
 from lookalike.images import ImageError, decode, fit
 
 LIMIT = 10_000
@@ -58,8 +60,9 @@ def test_exif_orientation_is_undone(orientation: int) -> None:
     assert np.array_equal(pixels(encoded(stored, "PNG", exif=exif)), np.asarray(original))
 
 
-def test_broken_exif_does_not_lose_the_picture() -> None:
-    content = encoded(picture(3), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"MM\0*\xff\xff\xff\xff", b"II*", b"no TIFF at all"])
+def test_broken_exif_does_not_lose_the_picture(exif: bytes) -> None:
+    content = encoded(picture(3), "PNG", exif=b"Exif\0\0" + exif)
     assert np.array_equal(pixels(content), np.asarray(picture(3)))
 
 
@@ -193,6 +196,13 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
     assert one[7].pixels is None and one[7].reason
     for a, b in zip(one, two, strict=True):
         assert np.array_equal(a.pixels, b.pixels) if a.pixels is not None else b.pixels is None
+
+
+def test_a_worker_that_dies_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(images, "_die_with_parent", partial(os._exit, 9))  # as it starts
+    said = r"a decoding process died, .*; set preprocess\.workers: 1 to see which .*, or lower preprocess\.max_pixels"
+    with pytest.raises(LookalikeError, match=said):
+        list(images.decode_files([tmp_path / "a.png"] * 17, 32, "pad", LIMIT, workers=2))
 
 
 DECODE = """

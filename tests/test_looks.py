@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import rc_context
 
-from lookalike import looks, plots
+from lookalike import looks, plots, report
 
 RNG = np.random.default_rng(0)
 
@@ -38,6 +38,19 @@ def test_same_bytes_are_told_and_the_unlabelled_left_out() -> None:
     assert list(table(features, ["", "", ""]).columns) == list(found.columns)
 
 
+def test_of_too_many_images_a_seeded_sample_of_the_labelled_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "MOST_COMPARED", 10)
+    features, labels = RNG.standard_normal((60, 3)).astype(np.float32), ["", "a", "b"] * 20
+    paths = np.array([f"{row:03}" for row in range(60)])
+    one, again, other = (
+        looks.near_duplicates(features, paths, np.array(labels), paths, 1000, seed) for seed in (0, 0, 1)
+    )
+    pd.testing.assert_frame_equal(one, again)
+    drawn, drawn_anew = ({*found["path"], *found["other_path"]} for found in (one, other))
+    assert len(drawn) == len(drawn_anew) == 10 and drawn != drawn_anew
+    assert not {labels[int(path)] for path in drawn | drawn_anew} & {""}
+
+
 @pytest.mark.parametrize(
     "vectors", [np.ones((50, 4)), RNG.standard_normal((50, 1)), RNG.standard_normal((3, 4)), np.ones((0, 4))]
 )
@@ -51,6 +64,26 @@ def test_the_map_is_the_same_each_time_and_sampled() -> None:
     one, two = (looks.gallery_map(vectors, labels, 40, 0) for _ in range(2))
     assert len(one) == 40
     pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_report_without_traces_has_question_marks(tmp_path: Path) -> None:
+    for name in ("map", "examples"):
+        (tmp_path / f"{name}.png").write_bytes(b"picture")
+    tables = {
+        "per_class": pd.DataFrame({"class": ["a"], "queries": [0]}),
+        "confusion": pd.DataFrame({"actual": ["a"], "predicted": ["a"]}),
+        "near_duplicates": table(np.eye(2, dtype=np.float32), ["", ""]),
+        "figures": pd.DataFrame(columns=["figure"]),
+    }
+    headline = {"queries": 0, "gallery": 2, "unmeasurable": "no image has a label"}
+    report.write_evaluation(tmp_path, tables, headline, None)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "? images (? files rejected), ? classes, from ?. ? (? weights), layer ?" in page
+    assert "Quality cannot be measured: no image has a label." in page
+    (tmp_path / "raw.json").write_text('{"origin": "a folder", "dataset": "mine"}')
+    report.write_evaluation(tmp_path, tables, headline, tmp_path)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "? images (? files rejected), ? classes, from a folder." in page and "Lookalike report: mine" in page
 
 
 def test_figures_are_the_same_whatever_the_users_style(tmp_path: Path) -> None:

@@ -103,6 +103,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         params.load(tmp_path / "params.yaml", "model", SECTIONS["model"])
 
 
+@pytest.mark.parametrize("content", ["", "model", "- model\n- index\n", "3", "# nothing yet\n"])
+def test_a_file_without_sections_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(LookalikeError, match=r"params\.yaml has no sections; restore it with: git checkout .*yaml$"):
+        params.load(path, "model", SECTIONS["model"])
+
+
 def test_settings_cannot_be_changed_after_loading() -> None:
     settings = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
     with pytest.raises(ValueError, match="frozen"):

@@ -289,6 +289,37 @@ def test_a_trace_that_is_a_folder_is_named(index: Path) -> None:
     refused(index, f"{trust.trace_of(index)} has no digests")
 
 
+def test_a_trace_that_is_gone_is_missed_by_who_has_the_index_open(index: Path) -> None:
+    gallery, path = Gallery(index, index.parent / "changes"), trust.trace_of(index)
+    content = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(LookalikeError, match=r"index\.json does not exist, so nothing says whether .* get it from"):
+            gallery.search(features(0)[:1], 2)
+    path.write_bytes(content)  # as git checkout does
+    assert gallery.search(features(0)[:1], 1)[0][0].path == "000.png"
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"3", b"null", b"[" * 100_000, None], ids=lambda one: repr(one)[:9])
+def test_a_broken_trace_is_one_to_be_verified(content: bytes | None, index: Path) -> None:
+    """A network whose trace cannot be read is not taken for one that needs none."""
+    assert trust.has_digests(index)
+    path = trust.trace_of(index)
+    path.unlink()
+    assert not trust.has_digests(index)
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert trust.has_digests(index)
+    with pytest.raises(LookalikeError, match=r"index\.json has no digests of the files in .*: lookalike bundle$"):
+        trust.verify(index, remedy="lookalike bundle")
+
+
+def test_vectors_and_paths_of_different_number_are_refused(index: Path) -> None:
+    """Each as its digest says, but not made together."""
+    save_strings(index / "image_paths.npy", [f"{row:03}.png" for row in range(COUNT - 1)])
+    trace(index)
+    refused(index, f"{index} has {COUNT} vectors but {COUNT - 1} paths", "make it anew: dvc repro --force index")
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "..", ".", "", "/etc/passwd", "a/b", "./index.faiss", "a\nb", "a\0b", "\ud800"], ids=repr
 )
