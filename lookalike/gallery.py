@@ -90,16 +90,16 @@ class Gallery:
         weight = self._weight(text_weight, text is not None)
         said = self._said(text)
         words = None if text is None or said is not None else self._tagged().query(text)
-        if features is None and (text is None or text_weight is not None):
-            raise TextError("a search needs a picture, or a text without a weight, or both; give one")
         if features is not None:
             queries = self.refinement.project(self._following.checked(features))
             indexes.check_queries(queries, k, len(state), self._index.dim)
             queries = queries if said is None else mixed(queries, said, weight)
-        elif said is not None:
+        elif said is not None and text_weight is None:
             queries = said
-        elif words is not None:
+        elif words is not None and text_weight is None:
             return [self._hits_of_words(state, words, k, min_similarity, label)]
+        else:
+            raise TextError("a search needs a picture, or a text without a weight, or both; give one")
         if words is None or not weight:
             return self._hits(state, queries, k, min_similarity, label)
         return [self._hits_of_both(state, query, words, weight, k, min_similarity, label) for query in queries]

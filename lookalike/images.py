@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -185,14 +186,12 @@ def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, wo
 
 def _die_with_parent() -> None:
     """End this worker when its parent is killed; waiting for work, it would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    threading.Thread(target=_die_after, args=[multiprocessing.parent_process()], daemon=True).start()
 
-        def watch() -> None:
-            parent.join()
-            os._exit(1)
 
-        threading.Thread(target=watch, daemon=True).start()
+def _die_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _decode_chunk(paths: Sequence[Path], size: int, how: str, max_pixels: int) -> list[Decoded]:

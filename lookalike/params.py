@@ -6,7 +6,7 @@ setting re-runs the stages it concerns and no others.
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -77,7 +77,5 @@ def _first_problem(name: str, section: type[Section], error: ValidationError) ->
 
 def _keys(section: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
     for part in parents:  # walk into nested sections, index.hnsw for one
-        nested = section.model_fields[str(part)].annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            section = nested
+        section = cast(type[BaseModel], section.model_fields[str(part)].annotation)
     return list(section.model_fields)
