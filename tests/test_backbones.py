@@ -1,5 +1,6 @@
 """Networks by name: cut, pooled, saved, loaded, and run. Random weights; the arithmetic is what is tested."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,25 @@ def test_keras_is_imported_without_what_it_would_take_along() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"
+
+
+def test_what_is_logged_on_import_is_shown_where_importing_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    from lookalike.tf import _native_stderr_hidden
+
+    def logs(error: type[BaseException] | None) -> None:
+        with _native_stderr_hidden():
+            os.write(2, b"by C++\n")
+            if error:
+                raise error("libcudart.so.12")
+
+    logs(None)
+    assert capfd.readouterr().err == ""
+    for error in (ImportError, KeyboardInterrupt):
+        with pytest.raises(error, match=r"libcudart\.so\.12"):
+            logs(error)
+        assert capfd.readouterr().err == "by C++\n"
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
 
 
 def test_the_promised_backbones_are_there() -> None:

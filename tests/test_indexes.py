@@ -1,6 +1,7 @@
 """Each kind of index against exact search over what it stores, its tuning, and the folder that describes it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import NO_TAGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from lookalike import indexes, params, searcher
+from lookalike.collection import save_strings
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss
 from lookalike.indexes import Design, Index, Sample, tuning
@@ -21,8 +26,10 @@ from lookalike.indexes.hnsw import Settings as HnswSettings
 from lookalike.indexes.ivf import CODES, PER_LIST
 from lookalike.indexes.ivf import Settings as IvfSettings
 from lookalike.indexes.tuning import Tuned, tune
+from lookalike.network import Embedding, Network
 from lookalike.refine import OFF, Refinement
 from lookalike.vectors import unit_length
+from stages import index as index_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = params.load(ROOT / "params.yaml", "index", indexes.Settings)
@@ -358,6 +365,36 @@ def test_what_misses_the_recall_is_told_and_the_next_is_tried() -> None:
     with pytest.raises(LookalikeError, match=r"\(flat, int8: [\d.]+; hnsw, int8: [\d.]+; ivf, int8: [\d.]+"):
         indexes.choose(vectors, sample, asked_for, news.append, no_news)
     assert [line.split(" reaches")[0] for line in news][:2] == ["flat, int8", "hnsw, int8"]
+
+
+def test_the_stage_counts_the_vectors_of_each_kind_that_it_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors, source = clustered()[0][:2000], tmp_path / "features"
+    source.mkdir()
+    np.save(source / "features.npy", vectors)
+    save_strings(source / "image_paths.npy", [f"{row:04}.png" for row in range(2000)])
+    save_strings(source / "labels.npy", [""] * 2000)
+    Embedding(Network("Net", "random", "", "avg", 24, 1, "0" * 64), 32, "pad").save(source)
+    section = {**wanted(storage="int8", target_recall=1.0).model_dump(), "tags": NO_TAGS, "refine": OFF.model_dump()}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"index": section}))
+    seen: list[tuple[int, int]] = []
+
+    class Bar(tqdm):
+        def update(self, rows: float | None = 1) -> bool | None:
+            done = super().update(rows)
+            seen.append((self.n, self.total))
+            return done
+
+    monkeypatch.setattr("lookalike.progress.tqdm", Bar)
+    command = ["index.py", source, tmp_path / "index", "--params", tmp_path / "params.yaml"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    with pytest.raises(LookalikeError, match=r"no index in question reaches \(flat, int8: 0\.\d+; hnsw, int8: 0\.\d+;"):
+        index_stage.main()
+    assert [count for count, _ in seen].count(2000) >= 3  # each kind was built to the end, and none went beyond it
+    assert max(count for count, _ in seen) == 2000 and {total for _, total in seen} == {2000}
+    assert "flat, int8 reaches recall" in capsys.readouterr().err
+    assert not (tmp_path / "index").exists() and not (tmp_path / "index.json").exists()
 
 
 def test_too_little_memory_stops_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import rc_context
 
 from lookalike import looks, plots, report
+from stages.evaluate import figures_of
 
 RNG = np.random.default_rng(0)
 
@@ -64,6 +65,17 @@ def test_the_map_is_the_same_each_time_and_sampled() -> None:
     one, two = (looks.gallery_map(vectors, labels, 40, 0) for _ in range(2))
     assert len(one) == 40
     pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.parametrize("ranks", [[1, 10], [5, 10], [5]])
+def test_the_headline_has_the_figures_that_were_asked_for(ranks: list[int]) -> None:
+    names = ["mAP", "mAP_class_mean", "MRR", *(f"P@{k}" for k in ranks)]
+    table = pd.DataFrame({"figure": names, "value": np.arange(len(names)) / 10, "low": 0.1, "high": 0.9, "raw": 0.25,
+                          "seeds_mean": np.nan, "seeds_sd": np.nan})  # fmt: skip
+    expected = {"mAP": 0.0, "mAP_low": 0.1, "mAP_high": 0.9, "mAP_raw": 0.25, "mAP_class_mean": 0.1, "MRR": 0.2}
+    expected |= {"P@1": 0.3, "P@1_raw": 0.25} if 1 in ranks else {}
+    expected |= {"P@10": names.index("P@10") / 10} if 10 in ranks else {}
+    assert figures_of(table) == expected
 
 
 def test_a_report_without_traces_has_question_marks(tmp_path: Path) -> None:

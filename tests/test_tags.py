@@ -30,7 +30,7 @@ from small_collection import Built
 from lookalike import evaluation, indexes, tags
 from lookalike.api import problems
 from lookalike.cli import app
-from lookalike.collection import save_strings
+from lookalike.collection import Collection, save_strings
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
 from lookalike.indexes import Design
@@ -43,6 +43,7 @@ from lookalike.state import Hit
 from lookalike.tags import Tags
 from lookalike.ui.opened import Query
 from lookalike.vectors import unit_length
+from stages import evaluate
 
 TEXTS = {
     "blue/00.jpg": "deep sea, water", "blue/01.jpg": "sky", "blue/02.jpg": "sea sky sea",
@@ -271,6 +272,16 @@ def test_a_question_that_cannot_be_answered_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_among_very_many_words_the_nearest_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = Tags.fit({0: "grass", 1: "sea"}, 0.3)
+    monkeypatch.setattr(tags, "HINTED", 2)
+    with pytest.raises(LookalikeError, match=r"a word of 'gras'; did you mean grass\?$"):
+        fitted.query("gras")
+    monkeypatch.setattr(tags, "HINTED", 1)
+    with pytest.raises(LookalikeError, match=r"no image's tags have a word of 'gras'$"):
+        fitted.query("gras")
+
+
 def test_without_tags_a_text_says_what_to_do(tmp_path: Path) -> None:
     built = small_collection.build(tmp_path / "data", each=2)
     gallery = Gallery(built.folder / "index", tmp_path / "changes")
@@ -396,6 +407,33 @@ def test_evaluation_ranks_as_a_search_does_and_fits_on_the_gallery_alone() -> No
         expected = expected[expected != split.exclude[row, 0]][:10]
         assert result.rows[row].tolist() == expected.tolist()
     assert evaluation.mix_words({"69.png": "x"}, 0.4, names[queries], names[others]) is None
+
+
+def test_the_stage_measures_tags_that_tell_classes_apart(tmp_path: Path) -> None:
+    """By hand: of the images of each query's class, by pictures one comes first and the other last of four."""
+    features = circle(0, 10, 80, 90, 2, 88)
+    collection = Collection(features, np.array([f"{row}.png" for row in range(6)]), np.array(list("abbaaa")))
+    split = Split(np.array([4, 5]), np.arange(4), np.full((2, 1), -1, np.int64), "", ())
+    settings = evaluate.Settings(
+        k=[1], resamples=100, split_seeds=1, seed=0, memory=16, examples=1, worst=1, map_images=10
+    )
+
+    def measured(weight: float, *texts: str) -> dict[str, float]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        told = {row: text for row, text in enumerate(texts) if text}
+        if told:
+            Tags.fit(told, weight).save(folder, {f"{row}.png": text for row, text in told.items()})
+        refinement = Refinement.fit(features[:4], OFF)
+        return evaluate.with_tags(folder, collection, split, refinement, features[:4], settings)
+
+    words = ("ant", "bee", "bee", "ant", "ant", "ant")
+    pictures_alone = (1 + 2 / 4) / 2
+    assert measured(0.9, *words) == {"mAP_tags": pytest.approx(1)}
+    assert measured(0.9, *words[:5]) == {"mAP_tags": pytest.approx((1 + pictures_alone) / 2)}  # the last has none
+    assert measured(0.9, *words[:4]) == {"mAP_tags": pytest.approx(pictures_alone)}  # no query has any
+    assert measured(0.9, "", "", "", "", "ant", "ant") == {}  # no image of the gallery has any
+    assert measured(0, *words) == {} == measured(0.9)  # words weigh nothing; there are none
 
 
 # --- faces ----------------------------------------------------------------------------------------------------------

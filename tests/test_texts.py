@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from small_collection import coloured, write_index
 
@@ -19,6 +20,7 @@ from lookalike.network import Embedding, describe
 from lookalike.pictures import Pictures
 from lookalike.runtimes import openvino
 from lookalike.vectors import unit_length
+from stages import model as model_stage
 
 pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
 pytestmark = pytest.mark.slow  # TensorFlow
@@ -51,15 +53,15 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make(preset: Path, folder: Path, *, pooling: str = "head") -> Path:
+def make(preset: Path, folder: Path) -> Path:
     """Network files, as the stage `model` writes them."""
-    from lookalike import backbones, text_tower
-
-    whole = backbones.build("clip_tiny", "file", preset, 0)
-    folder.mkdir(parents=True)
-    backbones.save(backbones.cut(whole, "clip_tiny", "", pooling), "clip_tiny", "file", pooling, folder)
-    if text_tower.preset_of("clip_tiny", "file", preset, pooling):
-        text_tower.save(whole, "clip_tiny", str(preset), folder)
+    section = {"backbone": "clip_tiny", "weights": "file", "file": str(preset), "layer": "", "pooling": "head",
+               "mirror": False, "seed": 0}  # fmt: skip
+    params = folder.with_suffix(".yaml")
+    params.write_text(yaml.safe_dump({"model": section}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["model.py", str(folder), "--params", str(params)])
+        model_stage.main()
     return folder
 
 
@@ -170,6 +172,7 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
     for wrong in ({**known, "later": len(known)}, {"a": 0}, {**known, **{f"more{n}": -n for n in range(200)}}):
         with pytest.raises(LookalikeError, match=r"is not that of the tower, which knows 600; <\|startoftext\|> and"):
             text_tower.tokenizer(wrong, [], text)
+    assert text_tower.preset_of("clip_tiny", "preset", Path("data/none"), "head") == "clip_tiny"  # from the web
     # A weights file alone, another pooling, random weights: images alone, and the way out when a text comes.
     weights = preset / "model.weights.h5"
     for answer in (("file", weights, "head"), ("file", preset, "cls"), ("random", preset, "head")):
@@ -186,6 +189,7 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
     (empty / "tokenizer.json").unlink()
     with pytest.raises(LookalikeError, match=r"the tokenizer of the preset .*preset cannot be read"):
         make(empty, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
     broken = tmp_path / "broken"
     shutil.copytree(collection / "model", broken)
     (broken / texts.TOKENIZER_FILE).write_text("{}")
