@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(images, "_die_with_parent", partial(os._exit, 9))  # as it starts
+    monkeypatch.setattr(images, "_die_with_parent", partial(signal.raise_signal, signal.SIGKILL))
     said = r"a decoding process died, .*; set preprocess\.workers: 1 to see which .*, or lower preprocess\.max_pixels"
     with pytest.raises(LookalikeError, match=said):
         list(images.decode_files([tmp_path / "a.png"] * 17, 32, "pad", LIMIT, workers=2))
