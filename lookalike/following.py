@@ -156,11 +156,8 @@ class Following:
                 return event if known or not folded else None
             if folded and known:
                 return None
-            feature = event.embedding
-            if not same and self._embed:
-                feature = self._embed(self.journal.image(event.image))
-            if feature is None:
-                return None
+            anew = self._embed if not same else None
+            feature = anew(self.journal.image(event.image)) if anew else np.asarray(event.embedding)
             vector = self.join(state, self.checked(feature[np.newaxis])[0], event.path)
             return Event(event.path, event.label, event.image, vector, feature)
 

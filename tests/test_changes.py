@@ -885,6 +885,20 @@ def test_a_carrying_over_that_fails_changes_nothing(tmp_path: Path, changes: Pat
     assert (changes / "journal.sqlite").read_bytes() == before
 
 
+def test_a_picture_whose_embedding_is_gone_is_not_left_out_in_silence(tmp_path: Path, changes: Path) -> None:
+    built, _ = changed(tmp_path, changes)
+    path = changes / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as file, file:
+        values = list(file.execute("SELECT * FROM events WHERE path = 'open/c.png'").fetchone())[:-1]
+        values[5] = None
+        file.execute("UPDATE events SET embedding = NULL, checksum = ? WHERE number = ?",
+                     [journal._checksum(values), values[0]])  # fmt: skip
+    before = path.read_bytes()
+    with pytest.raises(LookalikeError, match="embeddings of 24 dimensions"):
+        len(rebuilt(built, refined=RAW).open(changes).state)
+    assert path.read_bytes() == before
+
+
 # --- a broken file -----------------------------------------------------------------------------------------------
 
 
