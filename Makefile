@@ -74,6 +74,7 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 coverage: $(COVERED)
 	$(BIN)/coverage combine --quiet --keep .venv/covered
 	$(BIN)/coverage report
+	$(RUN) python proof/uncovered.py
 
 # One file of tests at a time, so that a run that is stopped goes on where it was.
 .venv/covered/%: tests/%.py tests/conftest.py $(SOURCES) | .venv/dev

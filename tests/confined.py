@@ -19,6 +19,8 @@ import yaml
 from lookalike.files import file_digest
 from proof.graph import Stage
 
+# Of the environment: what says where to read and write; a tool that measures the tests writes beside what it measures.
+NOT_KEPT = ("LOOKALIKE_", "XDG_", "KERAS_", "COVERAGE_")
 NO_NETWORK = ("unshare", "--map-root-user", "--net")
 # Asked by Python for every file and every connection. What it refuses it also notes, so that no `except` hides it.
 HOOK = """
@@ -116,7 +118,7 @@ def run(stage: Stage, source: Path, base: Path) -> Ran:
     checkout = f"{Path(__file__).resolve().parents[1]}/"
     text = HOOK.format(base=f"{base.resolve()}/", checkout=checkout, log=str(log.resolve()))
     (hook / "sitecustomize.py").write_text(text, encoding="utf-8")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "XDG_", "KERAS_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_KEPT)}
     environment = kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(hook), "PYTHONDONTWRITEBYTECODE": "1",

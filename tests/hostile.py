@@ -60,7 +60,8 @@ def opened(folder: Path, door: str, seconds: float = SECONDS) -> Iterator[Outcom
     slow: Counter[str] = Counter()
     while names:
         command = [sys.executable, __file__, str(folder), "--open", door, "--from", names[0], "--seconds", str(seconds)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        timed = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        environment = {**timed, "PYTHONPATH": str(ROOT)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdout is not None
             for line in child.stdout:
