@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ import pytest
 import yaml
 from hypothesis import Phase, settings
 from PIL import Image
+from warm import Warm
 
 if TYPE_CHECKING:
     from small_collection import Built
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = "COVERAGE_PROCESS_CONFIG"  # in the environment: coverage follows new processes, not copies of an old one
+CACHE = {"LOOKALIKE_CACHE": ""}  # of the environment
 NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
 settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
 settings.register_profile(  # make mutants: the same examples each time, and one that fails need not be made smaller
@@ -43,6 +47,12 @@ def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+@cache
+def warm_process() -> Warm:
+    """One for all tests of this process."""
+    return Warm()
+
+
 class Project:
     """A copy of the project in a Git repository of its own."""
 
@@ -58,11 +68,16 @@ class Project:
             "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
         }  # fmt: skip
+        self._usual = dict(self.environment)
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the copy; `python`, `dvc` and `git` are found."""
+        """Run a command in the copy; `python`, `dvc` and `git` are found. DVC and stages are copied from `Warm`."""
+        environment = self.environment
+        usual = environment | CACHE == self._usual | CACHE  # an import may ask for anything else
+        if usual and command[0] in ("dvc", "python") and MEASURED not in environment and hasattr(os, "pidfd_open"):
+            environment = environment | warm_process().variables
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=600
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
