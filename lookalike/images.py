@@ -181,7 +181,7 @@ def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, wo
                 "set preprocess.workers: 1 to see which file it is, or lower preprocess.max_pixels"
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _die_with_parent() -> None:
