@@ -64,7 +64,7 @@ def front(cut: Cut) -> Front:
         inputs, backbones.pool(output, cut.network.pooling, cut.network.backbone) if cut.last else output
     )
     if tf.config.list_physical_devices("GPU"):
-        compiled = tf.function(lambda pixels: model(pixels, training=False))
+        compiled = tf.function(lambda pixels: model(pixels, training=False), autograph=False)
         return lambda pixels: np.asarray(compiled(tf.constant(pixels)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple

@@ -48,7 +48,7 @@ class Trainer:
         self._optimizer = _optimizer(settings, len(self._batches))
         self._optimizer.build(self._variables)
         self._step = self._compile()
-        self._embed = tf.function(lambda block: model(block, training=False), reduce_retracing=True)
+        self._embed = tf.function(lambda block: model(block, training=False), reduce_retracing=True, autograph=False)
         self.progress = Progress()
         self._best = self._weights()
         kept = checkpoint.load(folder)
@@ -150,7 +150,7 @@ class Trainer:
             optimizer.apply(tape.gradient(scaled, variables), variables)
             return loss
 
-        compiled: Callable[[Any, Any], Any] = tf.function(step)
+        compiled: Callable[[Any, Any], Any] = tf.function(step, autograph=False)  # no branch of it depends on a tensor
         return compiled
 
 

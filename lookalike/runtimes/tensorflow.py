@@ -37,7 +37,8 @@ def load(
     tf.config.experimental.enable_op_determinism()
     model = backbones.load(folder, image_size, precision)
     signature = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
-    compiled = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature])
+    # Keras's layers need no autograph, which takes half a second to find that out.
+    compiled = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
 
     def embed(pixels: np.ndarray) -> np.ndarray:
         try:
