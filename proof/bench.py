@@ -12,7 +12,6 @@ import re
 import runpy
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -33,8 +32,10 @@ Params = dict[str, Any]
 GIVEN = "small"  # in a stage's working folder: what stands for a user's files
 WARM = [
     "lookalike.backbones", "lookalike.ov", "lookalike.runtimes.tensorflow", "lookalike.embedding", "lookalike.datasets",
-    "lookalike.evaluation", "lookalike.looks", "lookalike.report", "lookalike.searcher", "sklearn.datasets",
+    "lookalike.evaluation", "lookalike.looks", "lookalike.report", "lookalike.searcher", "lookalike.finetuning.tuning",
+    "scipy.linalg", "sklearn.datasets", "sklearn.feature_extraction.text", "sklearn.manifold",
     "proof.graph", "proof.small",  # what a process of ours imports anyway
+    "proof.frozen",
 ]  # fmt: skip
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -198,13 +199,7 @@ def _main(command: list[str], folder: Path, log: Path) -> None:
             os.dup2(file.fileno(), descriptor)
     os.environ["LOOKALIKE_CACHE"] = str(log.parent / "cache")  # nothing is found that was not made in this run
     sys.argv = command
-    try:
-        runpy.run_path(command[0], run_name="__main__")
-    finally:
-        # A pool of processes that was told to stop must have stopped: what multiprocessing does at the end of a process
-        # closes the queue by which the pool tells its workers, then waits for them, for ever if it came first.
-        while multiprocessing.active_children():
-            time.sleep(0.01)
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def look_up(params: Params, name: str) -> Any:
