@@ -111,6 +111,13 @@ def test_a_file_without_sections_is_named(tmp_path: Path, content: str) -> None:
         params.load(path, "model", SECTIONS["model"])
 
 
+def test_a_section_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("evaluate: {k: [1]}\n")
+    with pytest.raises(LookalikeError, match=r"yaml: section 'model' is missing; restore it with: git checkout"):
+        params.load(path, "model", SECTIONS["model"])
+
+
 def test_settings_cannot_be_changed_after_loading() -> None:
     settings = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
     with pytest.raises(ValueError, match="frozen"):
