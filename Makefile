@@ -3,6 +3,7 @@
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
 # make check  set up and run the checks, and the tests that take no stage, server or browser: about 3 minutes on 2 cores
 # make test   set up and run every check and test; 15 to 20 minutes; does nothing if they passed on these very files
+# make real   the tests with Caltech-101 and ImageNet weights, from the folder REAL: docs/tests.md; some minutes
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
 # make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; an hour, resumed too
 # make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
@@ -21,6 +22,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 AUDIT := .venv/audit/bin
 BASE ?= main
+REAL ?= ../shared/data
 CML := @dvcorg/cml@0.20.0
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
 # A file that is added or deleted changes this name, so that what passed is what is here.
@@ -36,7 +38,7 @@ $(RUN) ruff format --check .
 $(RUN) mypy
 endef
 
-.PHONY: all serve test check coverage mutants reproduce browser report comment audit sbom image clean
+.PHONY: all serve test check real coverage mutants reproduce browser report comment audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -70,6 +72,9 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(CHECKS)
 	$(RUN) pytest -n 2 --dist worksteal
 	@rm -f .venv/tested-* && touch $@
+
+real: .venv/pipeline .venv/dev
+	LOOKALIKE_REAL_DATA="$(abspath $(REAL))" $(RUN) pytest -n 2 --dist worksteal tests/test_real_data.py
 
 coverage: $(COVERED)
 	$(BIN)/coverage combine --quiet --keep .venv/covered

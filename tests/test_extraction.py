@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
 NONE = Path("data/none")
 RNG = np.random.default_rng(0)
 PIXELS = np.repeat(np.repeat(RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)  # 64 x 64
+COUNT = 600  # digits that a stage embeds
 RECIPE = Recipe("b", "l", "avg", "n", 64, "r", "float32", 4, "", "c", "p", 3)
 
 
@@ -522,9 +523,9 @@ def test_a_full_disk_keeps_what_was_committed(cache_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """All 1,797 digits at 64 pixels and a ResNet50, up to `extract`."""
+    """600 digits at 64 pixels and a ResNet50, up to `extract`."""
     project = copy_project(tmp_path_factory.mktemp("prepared") / "project")
-    project.set(extract__runtime="openvino")
+    project.set(extract__runtime="openvino", download__limit_per_class=COUNT // 10)
     project.run("dvc", "repro", "preprocess", "model")
     return project
 
@@ -548,16 +549,16 @@ def known(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
 def test_a_killed_extraction_goes_on_where_it_was(digits: Project) -> None:
     """SIGKILL at random moments, over and over, until it is through; then the bytes of an undisturbed run."""
     done = digits.run(*EXTRACT)
-    assert known(done) == (1797, 0)
+    assert known(done) == (COUNT, 0)
     features = digits.folder / "data/features/features.npy"
     undisturbed = features.read_bytes()
     shutil.rmtree(digits.environment["LOOKALIKE_CACHE"])
     shutil.rmtree(features.parent)
-    journal = killed_until_through(digits, EXTRACT, features, rows=(50, 400), seed=1)
+    journal = killed_until_through(digits, EXTRACT, features, rows=(20, 150), seed=1)
     assert len(journal) >= 3
     assert journal == sorted(journal) and journal[-1] > 0
     assert features.read_bytes() == undisturbed
-    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
 
 
 def test_adding_ten_embeds_ten_and_going_back_none(digits: Project) -> None:
@@ -566,7 +567,7 @@ def test_adding_ten_embeds_ten_and_going_back_none(digits: Project) -> None:
     digits.set(download__exclude=["BACKGROUND_Google", "9"])
     digits.run("dvc", "repro", "preprocess")
     count, before = known(digits.run(*EXTRACT))
-    assert count == before < 1797
+    assert count == before < COUNT
     raw = digits.folder / "data/raw"
     for number in range(10):
         shutil.copy(sorted(raw.glob("3/*.png"))[number], raw / f"new{number}.png")
@@ -580,15 +581,15 @@ def test_adding_ten_embeds_ten_and_going_back_none(digits: Project) -> None:
     assert known(digits.run(*EXTRACT)) == (count + 10, count)
     digits.set(download__exclude=["BACKGROUND_Google"])
     digits.run("dvc", "repro", "--force", "download", "preprocess")
-    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
     assert (digits.folder / "data/features/features.npy").read_bytes() == first
 
 
 def test_a_run_from_the_cache_loads_no_network(digits: Project) -> None:
     digits.set(extract__runtime="tensorflow")
-    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    assert known(digits.run(*EXTRACT)) == (COUNT, 0)
     again = digits.run("python", "-X", "importtime", *EXTRACT[1:])
-    assert known(again) == (1797, 1797)
+    assert known(again) == (COUNT, COUNT)
     assert not re.search(r"\| +(tensorflow|keras|openvino)$", again.stderr, re.MULTILINE)
 
 
@@ -626,7 +627,7 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
         ({"precision": "int8", "calibration": "params.yaml"}, "extract.calibration params.yaml is not a readable .npy"),
         (
             {"precision": "int8", "calibration": "data/processed/labels.npy"},
-            r"is \(1797,\), not uint8 \(n, 64, 64, 3\)",
+            r"is \(600,\), not uint8 \(n, 64, 64, 3\)",
         ),
         ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
         ({"runtime": "onnx"}, "extract.runtime is 'onnx': Input should be 'tensorflow' or 'openvino'"),
@@ -690,10 +691,10 @@ def test_the_fastest_batch_size_is_found_once(digits: Project) -> None:
     import json
 
     digits.set(extract__batch_size=0, extract__runtime="openvino")
-    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    assert known(digits.run(*EXTRACT)) == (COUNT, 0)
     chosen = json.loads((digits.folder / "data/features.json").read_text())["batch_size"]
     assert chosen in (8, 16, 32, 64, 128, 256, 512, 1024)
-    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
 
 
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
@@ -729,18 +730,18 @@ def test_the_cache_is_listed_and_pruned(digits: Project) -> None:
     root = Path(digits.environment["LOOKALIKE_CACHE"])
     listed = digits.run("python", "-m", "lookalike.cache").stdout
     assert re.search(
-        r"MB  \d{4}-\d\d-\d\d  embeddings  1797 images by ResNet50 conv5_block3_out avg 64 float32 32 openv", listed
+        r"MB  \d{4}-\d\d-\d\d  embeddings  600 images by ResNet50 conv5_block3_out avg 64 float32 32 openv", listed
     )
     assert f"kept in {root}" in listed
     wrong = digits.run("python", "-m", "lookalike.cache", "prune", check=False)
     assert wrong.returncode == 2 and "prune needs --unused-for DAYS" in wrong.stderr
     digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1", "--keep-gb", "1")
-    assert known(digits.run(*EXTRACT)) == (1797, 1797)
+    assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
     file = next(root.glob("embeddings/*.sqlite"))
     os.utime(file, (0, time.time() - 2 * 86_400))
     deleted = digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1").stdout
-    assert "1797 images" in deleted and not file.exists()
-    assert known(digits.run(*EXTRACT)) == (1797, 0)
+    assert "600 images" in deleted and not file.exists()
+    assert known(digits.run(*EXTRACT)) == (COUNT, 0)
     for option in ("--unused-for", "--keep-gb"):
         wrong = digits.run("python", "-m", "lookalike.cache", "prune", option, "-1", check=False)
         assert wrong.returncode == 2 and f"{option} is -1; choose 0 or more" in wrong.stderr

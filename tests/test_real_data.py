@@ -1,7 +1,4 @@
-"""The real photographs and real ImageNet weights, where they lie beside the project; skipped elsewhere.
-
-They are looked for in ../shared/data, or in the folder that LOOKALIKE_REAL_DATA names.
-"""
+"""With photographs of Caltech-101 and ImageNet weights, from the folder LOOKALIKE_REAL_DATA: `make real`."""
 
 import hashlib
 import json
@@ -11,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Project, killed_until_through
+from conftest import Project, killed_until_through
 
-DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", ROOT.parent / "shared" / "data")).resolve()
+DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", "data/none")).resolve()
 ARCHIVE = DATA / "caltech-101.zip"
 MOBILENET = DATA / "mobilenet_v2_notop_imagenet.weights.h5"
 RESNET = DATA / "resnet50_notop_standin.weights.h5"
@@ -21,7 +18,8 @@ RESNET = DATA / "resnet50_notop_standin.weights.h5"
 pytestmark = [
     pytest.mark.slow,  # thousands of photographs
     pytest.mark.skipif(
-        not all(path.is_file() for path in (ARCHIVE, MOBILENET, RESNET)), reason=f"no real data in {DATA}"
+        not all(path.is_file() for path in (ARCHIVE, MOBILENET, RESNET)),
+        reason=f"no photographs and weights in {DATA}: make real",
     ),
 ]
 
