@@ -75,18 +75,15 @@ def client() -> None:
 
 def serve(name: str) -> list[str]:
     """Import, then fork for each client, until standard input ends. Returns in a copy: program and arguments."""
-    import gc
-
     sys.path.insert(0, str(ROOT))
     from proof.bench import WARM
 
-    for module in [*WARM, *DVC]:
+    *imported, frozen = WARM  # the last one leaves what there is out of the search for garbage
+    for module in [*imported, *DVC, frozen]:
         __import__(module)
     for module in [each for each in sys.modules if each.split(".")[0] in ("lookalike", "proof")]:
         del sys.modules[module]
     sys.path.remove(str(ROOT))
-    gc.collect()
-    gc.freeze()  # a copy that looked through all of it for garbage would have to copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who wait for a stage are waited for by nobody
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{name}.new")
