@@ -7,8 +7,8 @@
     python benchmarks/extraction.py memory data/processed data/model
 
 speed    Images a second of the network alone, warm, the ways taking turns on the same images: the notebook's loop
-         (Keras `predict`, one image at a time), Keras `predict` in batches of 32, and ours; and for ours the share of
-         it that the whole extraction reaches, from file to row, with an empty cache.
+         (Keras `predict`, one image at a time), Keras `predict` in batches, and ours; and for ours the share of it that
+         the whole extraction reaches, from file to row, with an empty cache. With --xla, also compiled by XLA.
 cache    Seconds to embed the collection with TensorFlow in float32: all but a hundredth with an empty cache, then all,
          then all again. Imports and loading the network left out of all three.
 quality  The least and the mean cosine to TensorFlow's float32 embedding, and mAP with the protocol and the refinement
@@ -48,18 +48,19 @@ from lookalike.params import UNUSED
 from lookalike.refine import OFF, Refinement
 from lookalike.vectors import unit_length
 
-BATCH = 32
+IN_BATCHES = "Keras `predict`, in batches"
 Way = tuple[runtimes.Name, runtimes.Precision]
 WAYS: list[Way] = [
     ("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16"),
     ("openvino", "int8"),
 ]  # fmt: skip
+ON_GPU: list[Way] = [("tensorflow", "float16")]  # a CPU takes minutes for what it has no instructions for
 Run = Callable[[np.ndarray], object]
 
 
 def speed(args: argparse.Namespace) -> None:
     """Print images a second of each way, and its ratio to Keras in batches."""
-    size, pixels = some_images(args.processed, args.images)
+    size, pixels = some_images(args.processed, args.images, args.batch_size)
     ours = ways(args)
     keras = keras_model(args.model, size)
     sides: dict[str, tuple[Run, int]] = {  # how all the images are run, and how many of them
@@ -67,20 +68,19 @@ def speed(args: argparse.Namespace) -> None:
             lambda images: [keras.predict(images[row : row + 1], verbose=0) for row in range(len(images))],
             max(1, len(pixels) // 4),  # fewer of the slowest: a rate needs seconds, not all the images
         ),
-        "Keras `predict`, batches of 32": (
-            lambda images: keras.predict(images, batch_size=BATCH, verbose=0),
-            len(pixels),
-        ),
+        IN_BATCHES: (lambda images: keras.predict(images, batch_size=args.batch_size, verbose=0), len(pixels)),
     }
+    if args.xla:
+        sides["tensorflow float32, compiled by XLA"] = (batches(by_xla(keras), args.batch_size), len(pixels))
     extractors = {f"{name} {precision}": extractor(args, size, (name, precision)) for name, precision in ours}
-    sides |= {name: (batches(each.network()), len(pixels)) for name, each in extractors.items()}
+    sides |= {name: (batches(each.network(), args.batch_size), len(pixels)) for name, each in extractors.items()}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for run, _ in sides.values():
-        run(pixels[:BATCH])  # the first call compiles
+        run(pixels[: args.batch_size])  # the first call compiles
     for _ in tqdm(range(args.rounds), desc="speed", unit="round"):
         for name, (run, count) in sides.items():
             rates[name].append(count / timed(partial(run, pixels[:count])))
-    base = statistics.median(rates["Keras `predict`, batches of 32"])
+    base = statistics.median(rates[IN_BATCHES])
     print("\n| way | images/s | times Keras in batches | from file to row, share of it | cores busy meanwhile |")
     print("|---|---|---|---|---|")
     for name, found in rates.items():
@@ -94,8 +94,9 @@ def stage_share(args: argparse.Namespace, each: Extractor) -> tuple[str, str]:
 
     And the share of the cores' time that the extraction used.
     """
-    count = min(args.images, len(load_images(args.processed).paths)) // BATCH * BATCH
-    synthetic = np.random.default_rng(0).integers(0, 256, (BATCH, *[each.recipe.image_size] * 2, 3), dtype=np.uint8)
+    batch, side = each.recipe.batch_size, each.recipe.image_size
+    count = min(args.images, len(load_images(args.processed).paths)) // batch * batch
+    synthetic = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     network, shares, busy = each.network(), [], []
     for _ in range(args.rounds):
         with fresh_cache(), tempfile.TemporaryDirectory() as folder:
@@ -103,7 +104,7 @@ def stage_share(args: argparse.Namespace, each: Extractor) -> tuple[str, str]:
             whole = timed(partial(embed_first, each, args.processed, count, Path(folder) / "rows.npy"))
             busy.append((time.process_time() - before) / whole / cores())
         start = time.perf_counter()
-        for _ in range(count // BATCH):
+        for _ in range(count // batch):
             network(synthetic)
         shares.append((time.perf_counter() - start) / whole)
     return f"{statistics.median(shares):.1%}", f"{statistics.median(busy):.0%}"
@@ -114,7 +115,7 @@ def cache(args: argparse.Namespace) -> None:
     size = load_images(args.processed).pixels.shape[1]
     count = len(load_images(args.processed).paths)
     each = extractor(args, size, ("tensorflow", "float32"))
-    each.network()(np.zeros((BATCH, size, size, 3), np.uint8))  # imported, loaded and compiled
+    each.network()(np.zeros((args.batch_size, size, size, 3), np.uint8))  # imported, loaded and compiled
     print("| cache | images | of them computed | seconds | times faster than computing |\n|---|---|---|---|---|")
     base = 0.0
     before = time.process_time()
@@ -218,7 +219,9 @@ def memory(args: argparse.Namespace) -> None:
 def ways(args: argparse.Namespace) -> list[Way]:
     """Those that this machine and the arguments allow."""
     found: list[Way] = []
-    for way in WAYS:
+    for way in [*WAYS, *(ON_GPU if gpu_names() else [])]:
+        if args.runtime not in ("", way[0]):
+            continue
         if way[1] == "int8" and args.calibration == Path(UNUSED):
             print("int8 is left out: no --calibration", file=sys.stderr)
             continue
@@ -232,7 +235,7 @@ def ways(args: argparse.Namespace) -> list[Way]:
 
 def extractor(args: argparse.Namespace, size: int, way: Way) -> Extractor:
     """Ours, for a runtime and a precision."""
-    return Extractor(way[0], args.model, size, BATCH, way[1], args.calibration)
+    return Extractor(way[0], args.model, size, args.batch_size, way[1], args.calibration)
 
 
 def keras_model(model: Path, size: int) -> Any:
@@ -242,16 +245,24 @@ def keras_model(model: Path, size: int) -> Any:
     return backbones.load(model, size, "float32")
 
 
-def batches(network: runtimes.Embedder) -> Run:
+def by_xla(model: Any) -> runtimes.Embedder:
+    """Compiled by XLA, otherwise as lookalike.runtimes.tensorflow does; Keras's `predict` refuses deterministic XLA."""
+    from lookalike.tf import tf
+
+    compiled = tf.function(lambda pixels: model(pixels, training=False), jit_compile=True, autograph=False)
+    return lambda pixels: np.asarray(compiled(tf.constant(pixels)))
+
+
+def batches(network: runtimes.Embedder, size: int) -> Run:
     """Run a network over any number of images, a multiple of a batch."""
-    return lambda pixels: [network(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    return lambda pixels: [network(pixels[start : start + size]) for start in range(0, len(pixels), size)]
 
 
-def some_images(processed: Path, count: int) -> tuple[int, np.ndarray]:
+def some_images(processed: Path, count: int, batch: int) -> tuple[int, np.ndarray]:
     """Picture size, and `count` of the images from all over the collection, in memory: uint8 (n, S, S, 3)."""
     pixels = load_images(processed).pixels
     rows = np.unique(np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(int))
-    return pixels.shape[1], np.array(pixels[rows[: len(rows) // BATCH * BATCH]])
+    return pixels.shape[1], np.array(pixels[rows[: len(rows) // batch * batch]])
 
 
 def embed_first(each: Extractor, processed: Path, count: int, target: Path) -> None:
@@ -311,6 +322,9 @@ def main() -> None:
         command.add_argument("model", type=Path, help="what model wrote")
         command.add_argument("--calibration", type=Path, default=Path(UNUSED), help="for int8; left out without")
         command.add_argument("--images", type=int, default=512, help="for speed (default: %(default)s)")
+        command.add_argument("--batch-size", type=int, default=32, help="images a batch (default: %(default)s)")
+        command.add_argument("--runtime", choices=list(runtimes.RUNTIMES), default="", help="only the ways of this one")
+        command.add_argument("--xla", action="store_true", help="for speed: also Keras compiled by XLA")
         command.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     if args.threads:
