@@ -59,8 +59,9 @@ def _without_gpu(name: str) -> None:
     elif os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         # What the CPU computes now would pass for the GPU's in the cache.
         raise LookalikeError(
-            f"TensorFlow does not see {name}, though it has the libraries for it: look at the driver (nvidia-smi), or "
-            "go on without it: CUDA_VISIBLE_DEVICES=-1"
+            f"TensorFlow does not see {name}, though libraries for it are installed: look whether the driver answers "
+            "(nvidia-smi), and whether all libraries are there (pip install -r requirements-gpu.txt); or go on without "
+            "it: CUDA_VISIBLE_DEVICES=-1"
         )
 
 
