@@ -4,6 +4,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import re
 import threading
 import warnings
 from collections import deque
@@ -37,6 +38,14 @@ class ImageError(Exception):
     """A file is not an image that can be used; the message is the reason, the same in every run."""
 
 
+class TooManyPixelsError(ImageError):
+    """A picture is larger than `max_pixels`; `found` says how large: "60000 x 60000 pixels"."""
+
+    def __init__(self, found: str, max_pixels: int) -> None:
+        super().__init__(f"{found}, more than max_pixels = {max_pixels}")
+        self.found = found
+
+
 def decode(content: bytes, max_pixels: int) -> Image.Image:
     """Decode an image file into an upright RGB image.
 
@@ -59,12 +68,24 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(f"cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
-def opened(content: bytes) -> Image.Image:
+def opened(content: bytes, max_pixels: int) -> Image.Image:
     """Read an image file's header, and none of its pixels. Raises ImageError, or whatever the format's reader does."""
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would only warn; ours, from params, is checked once it is open
+    # For Pillow's readers, of which GIF's makes room for a frame at once. They refuse above twice as much, so it is
+    # checked again. One number for a process: whoever opens pictures in another thread must ask for the same.
+    Image.MAX_IMAGE_PIXELS = max_pixels
     if content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         _check_strips(content)
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))  # its message has the product alone
+        raise TooManyPixelsError(f"{count[0] if count else 'too many'} pixels", max_pixels) from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooManyPixelsError(f"{width} x {height} pixels", max_pixels)
+    return image
 
 
 def _check_strips(content: bytes) -> None:
@@ -82,10 +103,7 @@ def _check_strips(content: bytes) -> None:
 
 
 def _checked(content: bytes, max_pixels: int) -> Image.Image:
-    image = opened(content)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
+    image = opened(content, max_pixels)
     if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
         raise ImageError(f"a JPEG of more than {SCANS} scans, which would take long; save it anew")
     return image

@@ -123,7 +123,11 @@ def _lying_gif(content: bytes, width: int, height: int) -> Iterator[Named]:
     if max(width, height) < 1 << 16:
         frame = content.index(b",", 13 + 3 * (2 << (content[10] & 7)))
         yield "-screen", put(content, 6, "<HH", width, height)
-        yield "-frame", put(content, frame + 5, "<HH", width, height)
+        claim = put(content, frame + 5, "<HH", width, height)
+        yield "-frame", claim
+        for disposal in (2, 3):  # the reader makes room for what is to be put in the frame's place, at once
+            control = b"!\xf9\x04" + bytes([disposal << 2 | 1]) + bytes(4)
+            yield f"-frame-disposal{disposal}", claim[:frame] + control + claim[frame:]
 
 
 def _lying_jpeg(content: bytes, width: int, height: int) -> Iterator[Named]:

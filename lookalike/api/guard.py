@@ -28,20 +28,19 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
 def examined(content: bytes, max_pixels: int) -> str:
     """The format of what can be decoded safely."""
     try:
-        image = images.opened(content)
+        image = images.opened(content, max_pixels)
         several = image.format != "MPO" and getattr(image, "is_animated", False)  # an MPO: a photo and its previews
     except UnidentifiedImageError:
         raise Problem(problems.NOT_AN_IMAGE, f"not an image in a known format ({', '.join(FORMATS)})") from None
+    except images.TooManyPixelsError as error:
+        raise Problem(
+            problems.TOO_MANY_PIXELS, f"{error.found}, more than the {max_pixels} that are accepted"
+        ) from None
     except ImageError as error:
         raise Problem(problems.BROKEN_IMAGE, str(error)) from None
     except Exception as error:  # a reader may raise anything on hostile bytes
         raise Problem(problems.BROKEN_IMAGE, f"cannot be decoded: {type(error).__name__}") from None
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise Problem(
-            problems.TOO_MANY_PIXELS, f"{width} x {height} pixels, more than the {max_pixels} that are accepted"
-        )
     if several:
         raise Problem(problems.SEVERAL_FRAMES, f"the {kind} has more than one frame; send a single picture")
     also = _also(content)
