@@ -5,7 +5,7 @@
 # make test   set up and run every check and test; about 15 minutes; does nothing if they passed on these very files
 # make real   the tests with Caltech-101 and ImageNet weights, from the folder REAL: docs/tests.md; some minutes
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
-# make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; an hour, resumed too
+# make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; 20 minutes, resumed too
 # make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves

@@ -1,6 +1,6 @@
 """Make small errors in the code that computes figures, one at a time, and list those that no test notices.
 
-    python proof/mutants.py                    all of it: about an hour of processor time
+    python proof/mutants.py                    all of it: 20 minutes on 2 cores
     python proof/mutants.py --jobs 4           mutants at a time (default: 2)
     python proof/mutants.py --report           only what a run has found so far
     python proof/mutants.py 'lookalike.metrics.*'
