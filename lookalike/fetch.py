@@ -40,7 +40,10 @@ def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -
     once it is whole and its checksum fits. Raises LookalikeError otherwise.
     """
     algorithm, expected = parse_checksum(checksum)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise LookalikeError(f"{url}: {error}; set download.url to a whole http:// or https:// address") from None
     if parts.scheme == "file":
         local = Path(unquote(parts.path))
         if not local.is_file():
@@ -129,7 +132,13 @@ def _download_rest(url: str, partial: Path) -> None:
     headers = {"Accept-Encoding": "identity"}  # a compressed answer's offsets would not be the file's
     if start:
         headers["Range"] = f"bytes={start}-"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+    try:
+        answered = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException:
+        raise
+    except ValueError as error:  # a malformed address, or one redirected to; requests wraps only some of them
+        raise requests.exceptions.InvalidURL(str(error)) from None
+    with answered as answer:
         if answer.status_code == 416 and start:  # nothing beyond what we have: it is whole, or not this file
             return
         answer.raise_for_status()

@@ -193,11 +193,11 @@ def _rows(paths: np.ndarray, file: str, name: str) -> np.ndarray:
     """Read a list of paths, one a line, or a CSV with a column `path`; returns their rows, sorted, each once."""
     try:
         lines = [line for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        header = next(csv.reader(lines[:1]), [])
+        plain = [line.strip() for line in lines]
+        wanted = [row["path"] or "" for row in csv.DictReader(lines)] if "path" in header else plain
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LookalikeError(f"protocol.{name} {file} cannot be read: {error}") from None
-    header = next(csv.reader(lines[:1]), [])
-    plain = [line.strip() for line in lines]
-    wanted = [row["path"] or "" for row in csv.DictReader(lines)] if "path" in header else plain
     row_of = {path: row for row, path in enumerate(paths.tolist())}
     unknown = [path for path in wanted if path not in row_of]
     if unknown:

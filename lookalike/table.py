@@ -24,7 +24,7 @@ def rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
         raise LookalikeError(
             f"{table}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         named = [column.strip() for column in reader.fieldnames or []]
         reader.fieldnames = named
@@ -32,7 +32,7 @@ def rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
             raise LookalikeError(f"{table}: the first line must name the columns {','.join(columns)}; it names {named}")
         for row in reader:
             where = f"{table}, line {reader.line_num}"
-            if "" in row or None in row.values():
+            if None in row or None in row.values():
                 raise LookalikeError(
                     f"{where}: {len(named)} fields are expected; a {columns[-1]} with a comma needs quotation marks"
                 )

@@ -13,7 +13,7 @@ from small_collection import REFINE, Built, coloured, run, write_index
 
 from lookalike.grid import SIDE
 from lookalike.network import load_embedding
-from lookalike.pictures import Pictures
+from lookalike.pictures import MAX_PIXELS, Pictures
 
 
 def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +27,13 @@ def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", unknown)
     done = run("--version")
     assert done.exit_code == 1 and "not installed, so its version is not known: pip install" in str(done.exception)
+
+
+def test_a_server_accepts_no_picture_too_large_to_be_read_again() -> None:
+    done = run("serve", "--index", "nowhere", "--max-pixels", str(MAX_PIXELS + 1))
+    assert done.exit_code == 2 and f"{MAX_PIXELS + 1} is not in the range 1<=x<={MAX_PIXELS}" in done.stderr
+    done = run("serve", "--index", "nowhere", "--max-pixels", str(MAX_PIXELS))
+    assert done.exit_code == 1 and "nowhere does not exist" in str(done.exception)
 
 
 @pytest.mark.parametrize("name", ["hits.jpg", "hits"])

@@ -5,7 +5,7 @@ import os
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -65,29 +65,37 @@ def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
     folder = photos(a=2, b=1)
     (folder / "labels.csv").write_text('path, label\na/0.png,"red, round"\nb/0.png,\n', encoding="utf-8-sig")
     assert listed(dataset="folder", folder=str(folder), labels="labels.csv") == {"a/0.png": "red, round", "b/0.png": ""}
+    (folder / "labels.csv").write_text(",path,label,\n0,a/0.png,red,\n1,b/0.png,,\n")  # an index, a comma at the end
+    assert listed(dataset="folder", folder=str(folder), labels="labels.csv") == {"a/0.png": "red", "b/0.png": ""}
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ("file,class\na/0.png,x\n", r"first line must name the columns path,label"),
-        ("path,label\na/9.png,x\n", r"line 2: .*a/9\.png does not exist"),
-        ("path,label\na/0.png,x\na/0.png,y\n", r"line 3: a/0\.png is listed twice"),
+        ("path,label\na/9.png,x\n", r"line 2: '.*a/9\.png' does not exist; mend the path or take out the line"),
+        ("path,label\na/0.png,x\na/0.png,y\n", r"line 3: 'a/0\.png' is listed twice"),
         ("path,label\n../x.png,x\n", r"line 2: path '\.\./x\.png' must be relative and inside"),
         ("path,label\n/x.png,x\n", r"must be relative"),
         ("path,label\n,x\n", r"must be relative"),
         ("path,label\n", r"no image in it"),
         ("path,label\na/0.png,red, round\n", r"line 2: 2 fields are expected; a label with a comma needs quotation"),
         ("path,label\na/0.png\n", r"line 2: 2 fields are expected"),
-        ("path,label\nlabels.csv,x\n", r"line 2: labels\.csv is no image by its name"),
+        ("path,label\nlabels.csv,x\n", r"line 2: 'labels\.csv' is no image by its name"),
+        (",path,label\n0,a/0.png,red, round\n", r"line 2: 3 fields are expected"),
+        (",path,label\n0,a/0.png\n", r"line 2: 3 fields are expected"),
+        (f"path,label\n{'x' * 300}.png,x\n", r"line 2: '.*xxx\.png' cannot be looked for: File name too long; mend"),
+        ('path,label\n"a\nb.png",x\n', r"line 3: '.*a\\nb\.png' does not exist"),
+        ('path,label\n"a\nb.txt",x\n', r"line 3: 'a\\nb\.txt' is no image by its name"),
         ('path,label\n"a/0.png,x\n' + "y" * 200_000, r"not a readable CSV .* unclosed quotation mark"),
     ],
 )
 def test_a_mistake_in_the_csv_is_named(photos: Callable[..., Path], table: str, message: str) -> None:
     folder = photos(a=1)
     (folder / "labels.csv").write_text(table)
-    with pytest.raises(LookalikeError, match=message):
+    with pytest.raises(LookalikeError, match=message) as caught:
         listed(dataset="folder", folder=str(folder), labels="labels.csv")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_csv_in_another_encoding_is_named(photos: Callable[..., Path]) -> None:
@@ -134,6 +142,24 @@ def test_linked_class_folders_are_followed_once(photos: Callable[..., Path], tmp
     (folder / "cat").symlink_to(elsewhere)
     (folder / "dog" / "up").symlink_to(folder)  # a loop
     assert listed(dataset="folder", folder=str(folder)) == {"cat/x.png": "cat", "dog/0.png": "dog"}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("real", "link"), [("cat", "pet"), ("pet", "cat")])
+def test_of_two_names_of_a_folder_the_first_counts(
+    photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, real: str, link: str, reverse: bool
+) -> None:
+    walk = os.walk
+
+    def listing(*given: Any, **named: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for name, subfolders, files in walk(*given, **named):
+            subfolders.sort(reverse=reverse)  # as one disk lists them, or another
+            yield name, subfolders, files
+
+    monkeypatch.setattr(os, "walk", listing)
+    folder = photos(**{real: 1})
+    (folder / link).symlink_to(folder / real)
+    assert listed(dataset="folder", folder=str(folder)) == {"cat/0.png": "cat"}
 
 
 def test_a_name_that_is_not_utf8_is_named(photos: Callable[..., Path]) -> None:

@@ -190,6 +190,13 @@ def test_no_server_is_said_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["https://[mirror/x.zip", "http://data..caltech.edu/x"])
+def test_a_malformed_address_is_named(url: str) -> None:
+    with pytest.raises(LookalikeError, match=r"set download\.url to") as caught:
+        get(url)
+    assert str(caught.value).startswith(f"{url}: ") and "\n" not in str(caught.value)
+
+
 def test_a_local_file_is_verified_where_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "a file.zip"
     path.write_bytes(CONTENT)
@@ -287,6 +294,8 @@ WRONG = {
         "No connection adapters were found",
     ),
     "a redirect to nowhere": (sends(302, b"", Location="http://"), "tried 1 times"),
+    "a redirect to half a bracket": (sends(302, b"", Location="https://[mirror/x.zip"), "tried 1 times"),
+    "a redirect to no name": (sends(302, b"", Location="http://data..caltech.edu/x"), "tried 1 times"),
     "a redirect elsewhere": (sends(301, b"", Location="ftp://127.0.0.1/x"), "No connection adapters were found"),
     "cut at once, always": (cut_after(0), r"the connection broke off \(tried 3 times\)"),
     "a byte, and cut, always": (cut_after(1), r"the connection broke off \(tried 3 times\); 3 bytes are kept"),

@@ -307,6 +307,9 @@ def test_mistakes_in_lists_to_the_letter(tmp_path: Path) -> None:
     gallery.write_bytes(b"\xff\n")
     with pytest.raises(LookalikeError, match=rf"^protocol\.gallery {re.escape(str(gallery))} cannot be read: .*decode"):
         split(*data, lists(queries=queries, gallery=gallery))
+    gallery.write_text('path\n"' + "a\n" * 200_000)  # a quotation that never ends
+    with exactly(f"protocol.gallery {gallery} cannot be read: field larger than field limit (131072)"):
+        split(*data, lists(queries=queries, gallery=gallery))
     queries.write_text("00000.png\n00001.png\n00002.png\n")
     with exactly(f"protocol.queries {queries}: none of its images has another of its class in the gallery, so nothing "
                  "can be measured"):  # fmt: skip

@@ -92,7 +92,12 @@ def token(file: Path | None) -> str:
     """The token, from a file or the environment; "" for none."""
     if file is None:
         return os.environ.get(TOKEN_VARIABLE, "").strip()
-    content = file.read_text(encoding="utf-8").strip()
+    try:
+        content = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise LookalikeError(
+            f"{file} is not UTF-8 ({error.reason} at byte {error.start}); write a token into it: openssl rand -hex 16"
+        ) from None
     if not content:
         raise LookalikeError(f"{file} holds no token; write one into it: openssl rand -hex 16")
     return content

@@ -11,6 +11,8 @@ import click
 from lookalike.cli.base import EXIT, FOLDER, app, images_option, open_pictures, opens_a_collection, tell
 from lookalike.errors import LookalikeError
 
+READ_AGAIN = 100_000_000  # pictures.MAX_PIXELS, by which what was added is read later; its import would slow --help
+
 
 @app.command(epilog=EXIT)
 @opens_a_collection
@@ -88,7 +90,9 @@ def bundle(out: Path, without_changes: bool, images: Path | None, metrics: Path,
     "more. By default any, but without a token on this machine only its own.",
 )
 @click.option("--max-bytes", type=click.IntRange(1), default=20_000_000, show_default=True, help="Of an upload.")
-@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Of a picture.")
+@click.option(
+    "--max-pixels", type=click.IntRange(1, READ_AGAIN), default=50_000_000, show_default=True, help="Of a picture."
+)
 @click.option(
     "--queue",
     type=click.IntRange(1),

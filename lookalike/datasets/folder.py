@@ -56,7 +56,7 @@ def _from_folders(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder but hidden ones; links to folders are followed, each folder once."""
+    """Every file below a folder but hidden ones; links are followed, of a folder's names the first in order counts."""
     seen = set()
     for name, subfolders, files in os.walk(folder, followlinks=True):
         here = Path(name)
@@ -64,7 +64,7 @@ def _files(folder: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         seen.add(here.resolve())
-        subfolders[:] = [each for each in subfolders if not each.startswith(".")]
+        subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         yield from (here / file for file in files if not file.startswith("."))
 
 
@@ -76,7 +76,7 @@ def _from_csv(folder: Path, name: str) -> dict[str, str]:
     for where, row in rows(table, ("path", "label")):
         path = _checked(folder, row["path"], where)
         if path in labels:
-            raise LookalikeError(f"{where}: {path} is listed twice; an image has one label")
+            raise LookalikeError(f"{where}: {path!r} is listed twice; an image has one label")
         labels[path] = row["label"].strip()
     return labels
 
@@ -87,9 +87,16 @@ def _checked(folder: Path, text: str, where: str) -> str:
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise LookalikeError(f"{where}: path {text!r} must be relative and inside {folder}")
     if path.suffix.lower() not in SUFFIXES:
-        raise LookalikeError(f"{where}: {path} is no image by its name; take out the line or rename the file")
-    if not (folder / path).is_file():
-        raise LookalikeError(f"{where}: {folder / path} does not exist")
+        raise LookalikeError(f"{where}: {str(path)!r} is no image by its name; take out the line or rename the file")
+    file = folder / path
+    try:
+        there = file.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise LookalikeError(
+            f"{where}: {str(file)!r} cannot be looked for: {error.strerror}; mend the path or take out the line"
+        ) from None
+    if not there:
+        raise LookalikeError(f"{where}: {str(file)!r} does not exist; mend the path or take out the line")
     return str(path)
 
 
