@@ -23,7 +23,7 @@ ORIGINALS = "originals"
 
 @dataclass(frozen=True)
 class Folded:
-    """How many pictures were written to and taken out of the source folder."""
+    """How many pictures were written to the source folder, and how many files taken out of it."""
 
     written: int
     removed: int
@@ -61,9 +61,10 @@ def fold(gallery: Gallery, settings: datasets.Settings, tags_file: Path | None =
         }
         for event in latest.values():
             _check(event, source, settings, event.path in strange)
+        latest = {path: event for path, event in latest.items() if path not in strange}  # neither file nor lines change
         originals = gallery.journal.path.parent / ORIGINALS
         written = [event for event in latest.values() if event.image]
-        removed = [source / event.path for event in latest.values() if not event.image and event.path not in strange]
+        removed = [source / event.path for event in latest.values() if not event.image]
         for event in written:
             content, target = writer.image(event.image), source / event.path
             if target.is_file() and target.read_bytes() != content:
@@ -73,14 +74,15 @@ def fold(gallery: Gallery, settings: datasets.Settings, tags_file: Path | None =
             _rewrite(source / settings.labels, latest)  # lists at no moment a file that is not there
         if tags_file and removed:
             _rewrite(tags_file, {path: event for path, event in latest.items() if not event.image})
-        for target in filter(Path.is_file, removed):
+        taken = [target for target in removed if target.is_file()]
+        for target in taken:
             _keep(target, originals / target.relative_to(source))
             target.unlink()
         writer.set_folded()
-    return Folded(len(written), len(removed))
+    return Folded(len(written), len(taken))
 
 
-def check_path(path: str, label: str, settings: datasets.Settings) -> None:
+def _check_path(path: str, label: str, settings: datasets.Settings) -> None:
     """Raise LookalikeError for a path that a folder of images cannot have, or that would mean another class there."""
     check_name(path, label)
     parts = PurePosixPath(path)
@@ -95,7 +97,7 @@ def check_path(path: str, label: str, settings: datasets.Settings) -> None:
 def _check(event: Event, source: Path, settings: datasets.Settings, strange: bool) -> None:
     if not event.image:
         return
-    check_path(event.path, event.label, settings)
+    _check_path(event.path, event.label, settings)
     if strange:
         raise LookalikeError(f"{source / event.path} exists with other content; nothing was folded: move it away, or "
                              f"remove {event.path} from the collection and add it under another name")  # fmt: skip
@@ -124,18 +126,16 @@ def _write(target: Path, content: bytes) -> None:
 
 def _rewrite(file: Path, latest: dict[str, Event]) -> None:
     """Bring a CSV of paths up to date, their label too; its other columns and its order stay."""
-    text = file.read_text(encoding="utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [column.strip() for column in reader.fieldnames or []]
-    reader.fieldnames = columns
-    rows = {str(PurePosixPath(row["path"])): row for row in reader}
+    columns, *lines = csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    columns = [column.strip() for column in columns]
+    place = {column: number for number, column in enumerate(columns)}  # of two of a name the last, as table.rows has it
+    rows = {str(PurePosixPath(line[place["path"]])): line for line in lines if line}
     for event in latest.values():
         if event.image:
-            rows[event.path] = {**dict.fromkeys(columns, ""), **rows.get(event.path, {}), "path": event.path,
-                                "label": event.label}  # fmt: skip
+            row = rows.setdefault(event.path, [""] * len(columns))
+            row[place["path"]], row[place["label"]] = event.path, event.label
         else:
             rows.pop(event.path, None)
-    with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows([columns, *rows.values()])
+    _write(file, out.getvalue().encode())

@@ -7,14 +7,11 @@ import numpy as np
 
 from lookalike.api import guard, ids, problems
 from lookalike.api.problems import Problem
-from lookalike.datasets import Settings as Source
 from lookalike.errors import LookalikeError
-from lookalike.folding import check_path
 from lookalike.gallery import Gallery, LabelError
-from lookalike.state import State
+from lookalike.state import State, check_name
 from lookalike.tags import TextError
 
-ANYWHERE = Source.model_construct(dataset="caltech101")  # a path need not be of its class's folder
 NAME_MOST = 200  # characters of a name, a label
 ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # by content; of the others, the format's name
 
@@ -53,7 +50,7 @@ def named(content: bytes, label: str, name: str | None, digest: str, max_pixels:
     if not path.isprintable() or len(os.fsencode(last)) > NAME_MOST:
         raise Problem(problems.INVALID, f"the name must be printable, and at most {NAME_MOST} bytes long")
     try:
-        check_path(path, label, ANYWHERE)
+        check_name(path, label)
     except LookalikeError as error:
         raise Problem(problems.INVALID, str(error)) from None
     return path

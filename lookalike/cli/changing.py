@@ -26,11 +26,10 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     lookalike add new.jpg --label cat
     lookalike add better.jpg --as cat/old.jpg --label cat --replace
     """
-    from lookalike.datasets import Settings
-    from lookalike.folding import check_path
     from lookalike.progress import progress_bar
+    from lookalike.state import check_name
 
-    opened, anywhere = open_pictures(where), Settings.model_construct(dataset="caltech101")
+    opened = open_pictures(where)
     files = list(contents(pictures))
     if path is not None and len(files) != 1:
         raise LookalikeError(f"--as names one path, but there are {len(files)} pictures")
@@ -38,7 +37,7 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
         raise LookalikeError(f"label {label!r} has a slash, so LABEL/NAME would be another path; name it with --as")
     names = [f"{label}/{Path(name).name}".removeprefix("/") if path is None else path for name, _ in files]
     for name in names:
-        check_path(name, label, anywhere)
+        check_name(name, label)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise LookalikeError(f"two of the pictures would be {twice[0]}; add them one by one, with --as")
