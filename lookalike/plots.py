@@ -151,11 +151,11 @@ def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
     """Milliseconds a query against recall, for each method: what finding more costs."""
     figure, axes = _new(5.5, 4.5)
     for (method, rows), colour in zip(curve.groupby("method", sort=False), (GREY, BLUE, GREEN, RED), strict=False):
-        if len(rows) == 1:  # it has no effort to change, and a point would hide among those of another
+        if len(rows) == 1 and rows["recall"].iloc[0] == 1:  # exact: a point would hide among those of another
             axes.axhline(rows["p50_ms"].iloc[0], color=colour, linestyle="--", label=method)
             continue
         axes.plot(rows["recall"], rows["p50_ms"], color=colour, marker="o", markersize=4, label=method)
-        for row in rows.itertuples():
+        for row in rows.itertuples() if len(rows) > 1 else ():
             axes.annotate(str(row.effort), (row.recall, row.p50_ms), fontsize=7, xytext=(-4, 4), ha="right",
                           textcoords="offset points", color=colour)  # fmt: skip
     axes.set(xlabel="Recall against exact search", ylabel="Milliseconds a query (median)", yscale="log")

@@ -4,18 +4,18 @@ Reads   data/features                   what is searched
         data/index                      the settings of the index that ships
         data/processed                  the files' hashes, which decide the split
 Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
-        plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index
+        plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index that ships
         plots/operating_curve.csv       method, effort, recall, milliseconds: what looking harder costs, and a picture
         plots/operating_curve.png       of it
 
 brute_force is what a notebook does: scikit-learn's cosine_similarity of one query with all features, numpy.argsort.
 The others take the same feature vector and do all that a search does, projection and query expansion included: flat
 compares the refined query with every refined vector, exactly; the index that ships is timed and, by its recall@10,
-compared with flat. Queries are those of section protocol; the gallery is refined and indexed anew in memory, as
-data/index was built and tuned. The operating curve leaves projection and expansion out; where flat ships, it also has
-a graph, to see what it would give.
+compared with flat. One that compares all vectors too, but rounded ones, is flat_float16 or flat_int8. Queries are those
+of section protocol; the gallery is refined and indexed anew in memory, as data/index was built and tuned. The operating
+curve leaves projection and expansion out; where flat ships, it also has a graph, to see what it would give.
 
-Timings differ from run to run; compare the two methods of one run, never two runs.
+Timings differ from run to run; compare the methods of one run, never two runs.
 
     python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots
 """
@@ -59,7 +59,7 @@ class Settings(params.Section):
 
 
 def main() -> None:
-    """Read the arguments, then time both methods in turn."""
+    """Read the arguments, then time the methods in turn."""
     parser = stage.parser(__doc__)
     parser.add_argument("features", type=Path, help="what extract wrote")
     parser.add_argument("index", type=Path, help="what index wrote")
@@ -82,6 +82,8 @@ def main() -> None:
     refinement = Refinement.fit(features, plan.refine)
     gallery = refinement.gallery(features)
     index, exact = plan.build(gallery), indexes.build(gallery, FLAT)
+    rounded = index.kind == "flat" and index.design.storage != FLAT.storage
+    name = f"flat_{index.design.storage}" if rounded else index.kind
     k = min(K, len(features))
     report: dict[str, Any] = {"queries": len(queries), "gallery": len(features), "dim": features.shape[1]}
 
@@ -92,44 +94,46 @@ def main() -> None:
         searcher = Searcher(refinement, chosen)
         return lambda query: np.asarray(searcher.search(query[np.newaxis], k)[1][0])
 
-    methods = {"brute_force": brute_force, "flat": by(exact), index.kind: by(index)}
+    methods = {"brute_force": brute_force, "flat": by(exact), name: by(index)}
     faiss.omp_set_num_threads(settings.threads)
     with threadpool_limits(settings.threads):
         seconds, found = measure(methods, queries, settings.repeats)
-        graph = index if index.kind != "flat" else indexes.build(gallery, GRAPH)
-        curve = operating_curve([exact, graph], refinement.project(queries), k, settings.repeats)
+        shown = {"flat": exact, name: index}
+        if index.kind == "flat":
+            shown[GRAPH.kind] = indexes.build(gallery, GRAPH)
+        curve = operating_curve(shown, refinement.project(queries), k, settings.repeats)
     for method, memory in {
         "brute_force": features.nbytes,
         "flat": exact.nbytes,
-        index.kind: index.nbytes,
+        name: index.nbytes,
     }.items():
         report[method] = percentiles(seconds[method]) | {"bytes": memory}
     if len(queries):
-        pairs = zip(found["flat"], found[index.kind], strict=True)
+        pairs = zip(found["flat"], found[name], strict=True)
         recall = float(np.mean([np.isin(wanted, got).mean() for wanted, got in pairs]))
-        report[index.kind][f"recall@{k}"] = round(recall, 6)
-        report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[index.kind])), 1)
-        stage.notice("benchmark", f"{index.kind} answers {report['speedup_p50']} times faster than brute force, "
+        report[name][f"recall@{k}"] = round(recall, 6)
+        report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[name])), 1)
+        stage.notice("benchmark", f"{name} answers {report['speedup_p50']} times faster than brute force, "
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
     report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
     write_json(args.metrics, report)
     with new_files(args.plots, "benchmark") as folder:
-        for name, content in {"latency": table(seconds, index.kind), "operating_curve": curve}.items():
-            content.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        for file, content in {"latency": table(seconds, name), "operating_curve": curve}.items():
+            content.to_csv(folder / f"{file}.csv", index=False, lineterminator="\n")
         plots.operating_curve(curve, len(features), folder / "operating_curve.png")
 
 
-def operating_curve(chosen: list[indexes.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
-    """method, effort, recall, p50_ms: the search alone, its effort doubled until it looks at all.
+def operating_curve(chosen: dict[str, indexes.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
+    """method, effort, recall, p50_ms: the search alone, its effort doubled and doubled again.
 
     queries  float32, (Q, d), projected. Recall@k is the share of the first method's rows that another finds.
     """
     ways: dict[str, indexes.Index] = {}
-    for index in chosen:
+    for method, index in chosen.items():
         most = index.design.lists or (min(MOST_EFFORT, len(index)) if index.kind == "hnsw" else 1)
         efforts = [2**power for power in range(most.bit_length())]
         efforts = [effort for effort in efforts if effort >= K] if index.kind == "hnsw" else efforts
-        ways |= {f"{index.kind} {effort}": index.tuned(effort) for effort in efforts or [most]}
+        ways |= {f"{method} {effort}": index.tuned(effort) for effort in efforts or [most]}
 
     def by(index: indexes.Index) -> Callable[[np.ndarray], np.ndarray]:
         return lambda query: np.asarray(index.search(query[np.newaxis], k)[1][0])
@@ -139,7 +143,8 @@ def operating_curve(chosen: list[indexes.Index], queries: np.ndarray, k: int, re
     rows = []
     for name, index in ways.items() if len(queries) else ():
         recall = np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found[name], strict=True)])
-        rows.append((index.kind, index.design.effort, round(float(recall), 6), percentiles(seconds[name])["p50_ms"]))
+        method, effort = name.split()[0], index.design.effort
+        rows.append((method, effort, round(float(recall), 6), percentiles(seconds[name])["p50_ms"]))
     return pd.DataFrame(rows, columns=["method", "effort", "recall", "p50_ms"])
 
 

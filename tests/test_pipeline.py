@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, Project, copy_project, picture
 
@@ -204,6 +205,16 @@ def test_an_unlabelled_folder_is_searched_but_not_measured(clone: Project, photo
     assert json.loads((clone.folder / "metrics/latency.json").read_text())["queries"] == 2
     clone.run("dvc", "metrics", "show")
     clone.run("dvc", "plots", "show", "--out", "page")
+
+
+def test_an_index_of_rounded_vectors_is_timed_beside_exact_search_not_in_its_place(clone: Project) -> None:
+    clone.set(index__kind="flat", index__storage="int8")
+    clone.repro("benchmark")
+    latency = json.loads((clone.folder / "metrics/latency.json").read_text())
+    assert latency["flat"]["bytes"] > 2 * latency["flat_int8"]["bytes"]
+    assert "recall@10" in latency["flat_int8"] and "recall@10" not in latency["flat"]
+    curve = pd.read_csv(clone.folder / "plots/operating_curve.csv")
+    assert list(dict.fromkeys(curve["method"])) == ["flat", "flat_int8", "hnsw"]
 
 
 def test_a_changed_folder_re_runs(clone: Project, photos: Callable[..., Path]) -> None:

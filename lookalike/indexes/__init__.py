@@ -130,6 +130,12 @@ def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> In
         raise LookalikeError("there are no vectors to index")
     index = make_index(design, dim)
     if not index.raw.is_trained:
+        least = max(design.lists, ivf.CODES if design.kind == "ivfpq" else 0)
+        if count < least:
+            raise LookalikeError(
+                f"{count} images are too few to train {design.kind} with {design.lists} lists, which takes {least}; "
+                "set index.kind to auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
+            )
         few = min(count, max(TRAINING * design.lists, TRAINING_LEAST))
         rows = np.sort(np.random.default_rng(seed).choice(count, few, replace=False))
         with matrix_products(threads):
