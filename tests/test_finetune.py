@@ -23,7 +23,7 @@ from lookalike import params, protocol, runtimes
 from lookalike.collection import Images, load_images
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
-from lookalike.finetuning import checkpoint, losses, material
+from lookalike.finetuning import checkpoint, losses, material, tuning
 from lookalike.finetuning.batches import Batches
 from lookalike.finetuning.settings import Settings
 from lookalike.finetuning.views import view
@@ -255,6 +255,15 @@ def test_lists_are_obeyed(tmp_path: Path) -> None:
     chosen = material.choose(paths, labels, hashes, settings, changed(classes=2, images=2, validation=0.2))
     seen = np.concatenate([chosen.train, chosen.queries])
     assert sorted(seen.tolist()) == [row for row in range(18) if row not in (0, 3, 10)]
+
+
+def test_a_finished_training_is_another_when_code_changes_that_picks_its_best_epoch() -> None:
+    """All that the validation mAP comes from, but what reads, writes, refuses, or makes other figures."""
+    idle = {"__init__.py", "errors.py", "files.py", "collection.py", "params.py", "machine.py", "table.py"}
+    others = {"protocol.py", "tags.py", "bootstrap.py"}  # rows are in the digest themselves; no words; no intervals
+    used = {Path(name).name for name in project_files(ROOT / "lookalike/evaluation.py")}
+    assert used - idle - others == set(tuning.DECIDES) - {"backbones.py", "tf.py"}
+    assert all((ROOT / "lookalike" / name).is_file() for name in tuning.DECIDES)
 
 
 def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:

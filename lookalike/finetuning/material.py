@@ -8,6 +8,7 @@ import numpy as np
 from lookalike import protocol
 from lookalike.errors import LookalikeError
 from lookalike.finetuning.settings import Settings
+from lookalike.params import UNUSED
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ def choose(
     train = known
     if settings.validation:
         own = protocol.Settings(
-            kind="holdout", fraction=settings.validation, seed=settings.seed, queries=protocol_settings.gallery
-            if protocol_settings.kind == "holdout" else "data/none", gallery="data/none",
-        )  # fmt: skip
+            kind="holdout", fraction=settings.validation, seed=settings.seed, queries=UNUSED, gallery=UNUSED
+        )
         inner = protocol.split(paths[known], labels[known], sha256[known], own)
         if inner.unmeasurable:
             raise LookalikeError(f"finetune.validation is {settings.validation}, but in what may be trained on "

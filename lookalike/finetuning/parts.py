@@ -104,7 +104,7 @@ def start_head(model: keras.Model, views: list[np.ndarray], classes: np.ndarray)
     tame. A closed form, with nothing learnt of one class in particular, so that classes not trained on gain too.
 
     views    float32, (n, D) each, as they come to the head: every view of the images to train on, themselves first.
-    classes  int, (n,).
+    classes  str, (n,).
 
     Source: Hatch, Kajarekar, Stolcke, Within-class covariance normalization for SVM-based speaker recognition,
     Interspeech 2006, equations 9 and 13 (shrinkage).

@@ -22,6 +22,11 @@ from lookalike.finetuning.training import Trainer, embedded, through
 from lookalike.network import Network
 from lookalike.tf import keras, tf
 
+# Beside this package: what computes a training's bits, and the validation mAP by which the best epoch is chosen.
+DECIDES = (
+    "backbones.py", "evaluation.py", "fa.py", "metrics.py", "ranking.py", "refine.py", "tf.py", "vectors.py",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -118,7 +123,7 @@ def _to_head(cut: Cut, model: keras.Model, view: np.ndarray, rows: np.ndarray) -
 def _code() -> str:
     """Digest of the code that decides a training's bits."""
     here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), *(here.parent / name for name in ("backbones.py", "tf.py", "evaluation.py"))]
+    files = [*sorted(here.glob("*.py")), *(here.parent / name for name in DECIDES)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Augmented views of an image that keep its class: moved, zoomed, turned, mirrored, lighter or darker."""
+"""Augmented views of an image that keep its class: moved, zoomed, turned, mirrored, of more or less contrast."""
 
 import numpy as np
 from PIL import Image
