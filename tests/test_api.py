@@ -1056,6 +1056,9 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(" \n")
     with pytest.raises(LookalikeError, match=r"/token holds no token; .*openssl rand -hex 16"):
         launch.token(tmp_path / "token")
+    (tmp_path / "token").write_bytes(b"caf\xe9")
+    with pytest.raises(LookalikeError, match=r"/token is not UTF-8 \(.* at byte 3\); .*openssl rand -hex 16"):
+        launch.token(tmp_path / "token")
 
 
 # --- as documented ----------------------------------------------------------------------------------------------------

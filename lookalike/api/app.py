@@ -251,7 +251,7 @@ def add_state(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/health", summary="Does the process live?", response_model=HealthBody, tags=["operation"],
-        responses={**answers({"status": "alive"}), **documented()},
+        responses={**answers({"status": "alive"}), **documented(token=False)},
         openapi_extra={"security": [], **curl("curl http://127.0.0.1:8000/health")},
     )  # fmt: skip
     async def health() -> Response:

@@ -69,7 +69,8 @@ def page(document: dict[str, Any]) -> str:
 
 def _operation(document: dict[str, Any], path: str, method: str, content: dict[str, Any]) -> Iterator[str]:
     yield f"## {method.upper()} {path}\n"
-    yield f"{content['summary']}. {' '.join(content['description'].split())}\n"
+    summary = content["summary"] if content["summary"].endswith("?") else f"{content['summary']}."
+    yield f"{summary} {' '.join(content['description'].split())}\n"
     for sample in content.get("x-codeSamples", []):
         yield f"```console\n{sample['source']}\n```\n"
     form = content.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})

@@ -107,10 +107,11 @@ def retry(kind: Kind, detail: str) -> Problem:
     return Problem(kind, detail, {"Retry-After": "1"})
 
 
-def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
-    """The problems that an operation can answer, as OpenAPI's `responses`."""
+def documented(*kinds: Kind, token: bool = True) -> dict[int | str, dict[str, Any]]:
+    """The problems that an operation can answer, as OpenAPI's `responses`; `token` says whether it may ask for one."""
     answers: dict[int | str, dict[str, Any]] = {}
-    for kind in sorted({*kinds, *ANYWHERE}, key=lambda each: (each.status, each.name)):
+    anywhere = {kind for kind in ANYWHERE if token or kind is not UNAUTHORIZED}
+    for kind in sorted({*kinds} | anywhere, key=lambda each: (each.status, each.name)):
         answer = answers.setdefault(kind.status, {
             "description": HTTPStatus(kind.status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
