@@ -26,10 +26,10 @@ REAL ?= ../shared/data
 CML := @dvcorg/cml@0.20.0
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
 # A file that is added or deleted changes this name, so that what passed is what is here.
-TESTED := .venv/tested-$(shell git ls-files --cached --others --exclude-standard | cksum | cut -d' ' -f1)
+TESTED := .venv/tested-$(shell printf '%s\n' $(sort $(wildcard $(FILES))) | cksum | cut -d' ' -f1)
 
 # The library's sources, and a file that says which branches of them each file of tests takes.
-SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py)
+SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py finetune/*.py)
 COVERED := .venv/covered/doctests $(patsubst tests/%.py,.venv/covered/%,$(wildcard tests/test_*.py))
 
 define CHECKS

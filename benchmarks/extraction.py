@@ -220,7 +220,7 @@ def ways(args: argparse.Namespace) -> list[Way]:
     """Those that this machine and the arguments allow."""
     found: list[Way] = []
     for way in [*WAYS, *(ON_GPU if gpu_names() else [])]:
-        if args.runtime not in ("", way[0]):
+        if args.command == "speed" and args.runtime not in ("", way[0]):
             continue
         if way[1] == "int8" and args.calibration == Path(UNUSED):
             print("int8 is left out: no --calibration", file=sys.stderr)
@@ -323,8 +323,10 @@ def main() -> None:
         command.add_argument("--calibration", type=Path, default=Path(UNUSED), help="for int8; left out without")
         command.add_argument("--images", type=int, default=512, help="for speed (default: %(default)s)")
         command.add_argument("--batch-size", type=int, default=32, help="images a batch (default: %(default)s)")
-        command.add_argument("--runtime", choices=list(runtimes.RUNTIMES), default="", help="only the ways of this one")
-        command.add_argument("--xla", action="store_true", help="for speed: also Keras compiled by XLA")
+        if function is speed:
+            known = list(runtimes.RUNTIMES)
+            command.add_argument("--runtime", choices=known, default="", help="only the ways of this one")
+            command.add_argument("--xla", action="store_true", help="also TensorFlow in float32, compiled by XLA")
         command.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     if args.threads:

@@ -223,6 +223,7 @@ def check_server() -> dict[str, Any]:
             must(hits[0]["path"] == DIGIT, "a thumbnail of a digit finds that digit")
             similar = json.loads(ask(f"/items/{hits[0]['id']}/similar?k=3"))["hits"]
             report["similar"] = [hit["path"] for hit in similar]
+            must([hit["label"] for hit in similar] == [hits[0]["label"]] * 3, "its like are of its class")
             must(refused("/search", digit, TOKEN[::-1]) == 401, "another token is refused")
             added = json.loads(ask("/items?label=new&name=tom.jpg", digit))
             must(added["path"] == "new/tom.jpg", "a picture is added")

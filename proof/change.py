@@ -23,6 +23,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from lookalike.files import remove
+from proof.times import TIMED
 
 TIMES = ("Latency", "Operating curve")  # two runs' times cannot be compared
 Lock = dict[str, Any]
@@ -59,7 +60,7 @@ def stages(before: Lock, now: Lock) -> list[str]:
         then, later = before.get(name, {}), now.get(name, {})
         given = [f"`params.yaml: {section}`" for section in different(then, later, "params")]
         given += [f"`{path}`" for path in different(then, later, "deps")]
-        made = [f"`{path}`" for path in different(then, later, "outs")]
+        made = [f"`{path}`" for path in different(then, later, "outs") if not TIMED.fullmatch(path)]
         if given or made:
             rows.append(f"| `{name}` | {short(given)} | {short(made)} |")
     if not rows:
@@ -97,10 +98,12 @@ def page(base: str, folder: Path) -> str:
     commit = run("git", "rev-parse", "--short", f"{base}^{{commit}}")
     before = yaml.safe_load(run("git", "show", f"{base}:dvc.lock"))["stages"]
     now = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
-    uncommitted = run("git", "status", "--porcelain", "--", "dvc.lock", "metrics", "plots", "data").splitlines()
+    status = run("git", "status", "--porcelain", "--", "metrics", "plots", "data").splitlines()
+    # dvc.lock holds the hashes of times too, so it tells nothing that these do not.
+    uncommitted = [path for path in (line.split()[-1] for line in status) if not TIMED.fullmatch(path)]
     lines = [f"# What changes, against {commit}", ""]
     if uncommitted:
-        files = short([f"`{line.split()[-1]}`" for line in uncommitted])
+        files = short([f"`{path}`" for path in uncommitted])
         lines += [f"**Not as committed:** this run gave other {files} than the commit has. Run `dvc repro`, commit",
                   "what it writes; on another processor the last bits may differ.", ""]  # fmt: skip
     lines += ["## Stages", "", *stages(before, now), ""]

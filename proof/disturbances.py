@@ -115,7 +115,7 @@ def fill(disk: Path, room: int) -> None:
 
 
 def read_only(sandbox: Sandbox, stage: str, tell: Tell) -> None:
-    """Run a stage where nothing may be written, and where only its last output may not."""
+    """Run a stage where nothing may be written, and one that writes into `metrics` also where only that may not be."""
     folders = dict.fromkeys(
         [sandbox.work, *(sandbox.work / out for out in sandbox.stages[stage].outs if out[:3] == "met")]
     )

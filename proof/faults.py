@@ -8,7 +8,7 @@ kill         SIGKILL at chosen points of the writing, at most a quarter of them 
              turn of the stage alone and of DVC with all that it started, over old outputs and over none. `dvc` among
              the stages stands for DVC itself, killed while it keeps and locks what index wrote.
 full-disk    No room on the disk, a third, two thirds and nearly all of what the stage writes.
-read-only    Nothing may be written; and only the folder of the last output may not.
+read-only    Nothing may be written; and, of evaluate and benchmark, nothing into the folder metrics alone.
 truncated    Every file that the stage is the first to read, cut at a random place.
 clock        Years ahead and behind; and an output changed behind the back of its size and time.
 two-at-once  `dvc repro` twice, together and a little apart.

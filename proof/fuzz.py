@@ -45,7 +45,7 @@ def main() -> int:
     if args.input:
         from proof.targets import TARGETS
 
-        for name in args.targets:
+        for name in args.targets or NAMES:
             TARGETS[name].feed(args.input.read_bytes())
         return 0
     if importlib.util.find_spec("atheris") is None:
