@@ -88,7 +88,9 @@ def main() -> None:
     result = measure(features, labels, split, refinement, gallery, settings)
     raw = fit_and_measure(features, labels, split, OFF, settings)
     table = evaluation.with_intervals(result, raw, settings.resamples, settings.seed)
-    headline: dict[str, Any] = {"queries": len(split.queries), "gallery": len(split.gallery)}
+    headline: dict[str, Any] = {
+        "queries": len(split.queries), "gallery": len(split.gallery), "images": len(collection.paths)
+    }  # fmt: skip
     if split.unmeasurable:
         stage.notice("evaluate", f"quality cannot be measured: {split.unmeasurable}")
         headline |= {"queries": 0, "unmeasurable": split.unmeasurable}

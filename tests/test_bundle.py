@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 from small_collection import Built, run
 
-from lookalike import bundle, manifest, thumbnails
+from lookalike import bundle, manifest, thumbnails, trust
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
 from lookalike.gallery import Gallery
@@ -216,6 +216,22 @@ def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path)
     assert run("add", picture, "--as", "new/one.jpg", "--label", "new", *inside).exit_code == 0
     done = run("bundle", str(served), *command)
     assert done.exit_code == 1 and (served / "changes").is_dir()
+
+
+def test_a_server_shows_the_pictures_of_the_bundle_that_is_there_now(built: Built, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="pip install -r requirements-serve.txt")
+    from lookalike.api.served import stored
+
+    assert bundled().exit_code == 0
+    gallery, folder = Gallery(Path("served/index"), tmp_path / "none"), Path("served/thumbnails")
+    before = stored(gallery.state, gallery.journal, 0, folder)
+    assert Image.open(io.BytesIO(before.read())).format == "JPEG"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    thumbnails.write(gallery.state.names.paths.tolist(), lambda path: b"another", folder, lambda: None)
+    write_json(trust.trace_of(folder), {"files": manifest.digests(folder)})
+    after = stored(gallery.state, gallery.journal, 0, folder)
+    assert after.read() == b"another" and after.tag(None) != before.tag(None)
 
 
 def test_no_path_leads_out_of_the_pictures(built: Built, tmp_path: Path) -> None:

@@ -230,7 +230,12 @@ def test_a_changed_folder_re_runs(clone: Project, photos: Callable[..., Path]) -
 def test_one_image_is_enough_to_run(clone: Project, photos: Callable[..., Path]) -> None:
     clone.set(download__dataset="folder", download__folder=str(photos(cat=1)), **RAW)
     clone.repro()
-    assert metrics(clone) == {"queries": 0, "gallery": 1, "unmeasurable": "no class has two different images"}
+    assert metrics(clone) == {
+        "queries": 0,
+        "gallery": 1,
+        "images": 1,
+        "unmeasurable": "no class has two different images",
+    }
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,22 @@ def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path:
     assert both == opened.search(content, 3, text="a red shoe", text_weight=0.3)
 
 
+def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
+    collection: Path, opened: Pictures, tmp_path: Path
+) -> None:
+    """Its slider gives words a weight all the same; that there are none is no mistake of the visitor's."""
+    pytest.importorskip("streamlit", reason="pip install -r requirements-serve.txt")
+    from lookalike.ui.opened import Opened, Places, Query
+
+    page = Opened(
+        Places(collection / "index", collection / "model", tmp_path / "none", collection / "raw", tmp_path, tmp_path)
+    )
+    path = str(opened.gallery.state.names.paths[0])
+    plain, both = (page.answer(Query(path=path), 3, -1, None, text, 0.5).hits for text in (None, "a red shoe"))
+    assert plain == opened.gallery.similar(path, 3)
+    assert both == opened.gallery.similar(path, 3, text="a red shoe", text_weight=0.5) != plain
+
+
 def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lookalike import text_tower
     from lookalike.towers import TOWERS

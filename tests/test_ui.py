@@ -299,7 +299,13 @@ def test_the_figures_are_shown(built: Built, tmp_path: Path) -> None:
     assert f"<b>{measured['mAP']:.3f}</b>" in cards
     assert "This was measured with 1,797 images, but 24 are indexed" in words(shown)
     assert len(shown.image) == 5
-    assert "Speed:" in words(shown)
+    timed = {"brute_force": {"p50_ms": 400.0}, "flat": {"p50_ms": 30.0}, "hnsw": {"p50_ms": 0.5}, "queries": 3}
+    (tmp_path / "metrics/latency.json").write_text(json.dumps(timed))
+    assert "a query takes 0.50 ms, brute force 400.00 ms" in words(_quality())
+    (tmp_path / "metrics/latency.json").write_text(
+        json.dumps(timed | {"hnsw": {"p50_ms": None}, "flat": {"p50_ms": None}})
+    )
+    assert "Speed:" not in words(_quality())
 
 
 def _quality() -> AppTest:
@@ -332,14 +338,14 @@ def test_what_cannot_be_measured_says_why(built: Built) -> None:
 
 @pytest.mark.parametrize("table", [None, b"", b"one,two\n1,2\n", b"\xff\xfe"])
 def test_figures_without_their_table_are_shown_without_intervals(built: Built, table: bytes | None) -> None:
-    """Of the collection that is open, so without a warning."""
+    """Of the collection that is open, so without a warning: each image is a query, and in the gallery of the others."""
     for folder in ("metrics", "plots"):
         Path(folder).mkdir()
-    Path("metrics/metrics.json").write_text(json.dumps({"queries": 4, "gallery": 20, "mAP": 0.5}))
+    Path("metrics/metrics.json").write_text(json.dumps({"queries": 24, "gallery": 24, "images": 24, "mAP": 0.5}))
     if table is not None:
         Path("plots/figures.csv").write_bytes(table)
     shown = _quality()
-    assert "4 queries were searched among 20 images" in words(shown)
+    assert "24 queries were searched among 24 images, none of them itself" in words(shown)
     assert "<b>0.500</b><span></span>" in "".join(each.proto.body for each in shown.get("html"))
     assert not shown.warning and not shown.expander
 

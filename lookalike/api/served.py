@@ -52,7 +52,8 @@ def stored(state: State, journal: Journal, row: int, folder: Path) -> Stored:
         return Stored(digest, lambda: journal.image(digest))
     if (folder / thumbnails.FILE).is_file():  # a bundle's: all the pictures there are
         name, made = state.path_and_label(row)[0], (folder / thumbnails.FILE).stat()
-        return Stored(f"{name} {made.st_mtime_ns} {made.st_ino}", lambda: _bundled(folder)(name))
+        version = f"{made.st_mtime_ns} {made.st_ino}"
+        return Stored(f"{name} {version}", lambda: _bundled(folder, version)(name))
     inside = folder.resolve()
     path = (inside / state.path_and_label(row)[0]).resolve()
     if not path.is_relative_to(inside) or not path.is_file():
@@ -62,8 +63,8 @@ def stored(state: State, journal: Journal, row: int, folder: Path) -> Stored:
 
 
 @lru_cache(4)
-def _bundled(folder: Path) -> Callable[[str], bytes]:
-    """What reads a bundle's pictures; verified once."""
+def _bundled(folder: Path, version: str) -> Callable[[str], bytes]:
+    """What reads a bundle's pictures; verified once, and again when another file has taken its place."""
     return thumbnails.reader(folder)
 
 

@@ -77,7 +77,9 @@ class Opened:
             if query is None:
                 hits = self.gallery.search(None, k, min_similarity, label, text)[0]
             else:
-                hits = self.gallery.similar(query.path, k, min_similarity, label, text, text_weight)
+                own = self.gallery.tags is not None  # the image's own words, where none are typed
+                weight = text_weight if own or text is not None else None
+                hits = self.gallery.similar(query.path, k, min_similarity, label, text, weight)
             return Answer(hits, None, time.perf_counter() - start)
         vector, seconds = self._embed(query.content)
         start = time.perf_counter()
