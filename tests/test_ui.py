@@ -281,6 +281,15 @@ def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkey
     assert [asked[content] for content in calls if content in asked] == ["a", "b", "c", "b"]
 
 
+def test_the_weight_is_that_of_an_images_own_words_when_none_are_typed(built: Built) -> None:
+    small_collection.build(built.folder, texts={"red/03.jpg": "sea", "blue/00.jpg": "sea"})
+    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+        "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
+    alone, mixed = (opened.answer(Query("red/03.jpg"), 3, -1, None, None, weight).hits for weight in (0.0, 1.0))
+    assert {hit.label for hit in alone} == {"red"}
+    assert [hit.path for hit in mixed] == ["blue/00.jpg"]
+
+
 def test_images_are_found_by_class_and_name(built: Built) -> None:
     gallery = Gallery(built.folder / "index", built.folder / "changes")
     gallery.remove(["red/03.jpg"])
