@@ -384,11 +384,12 @@ def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:
-    """One in three of them aborted, at these moments."""
+    """One in three of them aborted, at these moments. Streamlit runs a page in a daemon thread."""
     code = (
-        "import sys, time; from pathlib import Path; from lookalike.ui.opened import *\n"
-        "Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
-        "time.sleep(float(sys.argv[1]))"
+        "import sys, threading, time; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "places = Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p')))\n"
+        "page = threading.Thread(target=Opened, args=[places], daemon=True)\n"
+        "page.start(); page.join(); time.sleep(float(sys.argv[1]))"
     )
     for moment in range(16):
         command = [sys.executable, "-c", code, str(moment * 0.02)]

@@ -64,8 +64,9 @@ class Opened:
         self._network = threading.Lock()  # it embeds one picture at a time, and one large picture is in memory
         self._embedded: OrderedDict[str, tuple[np.ndarray, float]] = OrderedDict()
         self._labels: tuple[int, list[str]] = (-1, [])
-        # While the visitor chooses a picture. No daemon: ended by force within OpenVINO, it would abort the process.
-        threading.Thread(target=self._load_network).start()
+        # While the visitor chooses a picture. No daemon, as Streamlit's own thread is, which starts it: ended by force
+        # within OpenVINO, it would abort the process.
+        threading.Thread(target=self._load_network, daemon=False).start()
 
     def answer(
         self, query: Query | None, k: int, min_similarity: float, label: str | None,
