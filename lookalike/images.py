@@ -27,6 +27,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 WHITE = (255, 255, 255)
 SCANS = 64  # of a progressive JPEG, each of which is a pass over all pixels; common files have about ten
 STRIPS = 1 << 17  # of a TIFF, or tiles; common files have at most one a row of pixels
+_OPENING = threading.Lock()  # Pillow has one limit for all threads
 UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -70,18 +71,19 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
 
 def opened(content: bytes, max_pixels: int) -> Image.Image:
     """Read an image file's header, and none of its pixels. Raises ImageError, or whatever the format's reader does."""
-    # For Pillow's readers, of which GIF's makes room for a frame at once. They refuse above twice as much, so it is
-    # checked again. One number for a process: whoever opens pictures in another thread must ask for the same.
-    Image.MAX_IMAGE_PIXELS = max_pixels
     if content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         _check_strips(content)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # For Pillow's readers, of which GIF's makes room for a frame at once. They refuse above twice as much.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        count = re.search(r"\d+", str(error))  # its message has the product alone
-        raise TooManyPixelsError(f"{count[0] if count else 'too many'} pixels", max_pixels) from None
+        except Image.DecompressionBombError as error:
+            count = re.findall(r"\d+", str(error))[0]  # its message has the product alone
+            raise TooManyPixelsError(f"{count} pixels", max_pixels) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = None  # no limit of its own: a large `max_pixels` is meant
     width, height = image.size
     if width * height > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels", max_pixels)

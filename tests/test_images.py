@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -131,6 +132,17 @@ def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_before_there_is_
         control = b"!\xf9\x04" + bytes([disposal << 2 | 1]) + bytes(4)
         with pytest.raises(ImageError, match=r"^3600000000 pixels, more than max_pixels = 10000$"):
             decode(content[:frame] + control + extents + content[frame + 9 :], LIMIT)
+
+
+def test_a_limit_is_that_of_one_picture_not_of_the_process() -> None:
+    small, large = (encoded(Image.new("RGB", (side, side)), "PNG") for side in (10, 1000))
+    decode(small, 100)
+    assert Image.open(io.BytesIO(large)).size == (1000, 1000)
+    with ThreadPoolExecutor(4) as pool:
+        sizes = list(
+            pool.map(lambda number: decode(*((small, 100) if number % 2 else (large, 10**6))).size, range(200))
+        )
+    assert sizes == [(1000, 1000), (10, 10)] * 100
 
 
 def test_exactly_max_pixels_is_allowed() -> None:
