@@ -657,6 +657,19 @@ def test_vectors_are_added_in_blocks_and_in_order(noted: list[Noted]) -> None:
         indexes.build(VECTORS[:0], PLANS["flat"])
 
 
+@pytest.mark.parametrize("kind, lists, least", [("ivf", 300, 300), ("ivfpq", 20, 256), ("ivfpq", 300, 300)])
+def test_too_few_vectors_for_the_lists_of_a_larger_collection_are_said(kind: Any, lists: int, least: int) -> None:
+    """As where the gallery of the protocol is a small part of it; FAISS's own message is of its source."""
+    design = Design(kind=kind, storage="float32", lists=lists, code_bytes=4 if kind == "ivfpq" else 0, effort=1)
+    said = (
+        f"{least - 1} images are too few to train {kind} with {lists} lists, which takes {least}; set index.kind to "
+        "auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
+    )
+    with exactly(said):
+        indexes.build(vectors_of(least - 1), design)
+    assert len(indexes.build(vectors_of(least), design)) == least
+
+
 @pytest.mark.parametrize("least, lists, count", [(40, 3, 60), (80, 3, 80), (40, 7, 120), (400, 3, 120)])
 def test_what_must_be_trained_sees_a_seeded_sample(
     least: int, lists: int, count: int, noted: list[Noted], monkeypatch: pytest.MonkeyPatch

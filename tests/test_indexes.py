@@ -567,15 +567,6 @@ def test_nothing_can_be_built_of_no_vectors(kind: str, storage: str) -> None:
         indexes.build(np.zeros((0, 16), np.float32), design(kind, storage))
 
 
-@pytest.mark.parametrize(("kind", "lists", "least"), [("ivf", 300, 300), ("ivfpq", 20, CODES)])
-def test_too_few_vectors_for_the_lists_of_a_larger_collection_are_said(kind: str, lists: int, least: int) -> None:
-    """As where the gallery of the protocol is a small part of it; FAISS's own message is of its source."""
-    made = design(kind, "float32", lists)
-    with pytest.raises(LookalikeError, match=f"{least - 1} images are too few to train {kind} .*, which takes {least}"):
-        indexes.build(random_vectors(least - 1, 16), made)
-    assert len(indexes.build(random_vectors(least, 16), made)) == least
-
-
 @each_of
 def test_nothing_can_be_found_in_an_empty_index(kind: str, storage: str) -> None:
     with pytest.raises(LookalikeError, match="the index is empty"):

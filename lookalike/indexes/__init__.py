@@ -130,7 +130,7 @@ def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> In
         raise LookalikeError("there are no vectors to index")
     index = make_index(design, dim)
     if not index.raw.is_trained:
-        least = max(design.lists, ivf.CODES if design.kind == "ivfpq" else 0)
+        least = max(design.lists, ivf.CODES) if design.kind == "ivfpq" else design.lists
         if count < least:
             raise LookalikeError(
                 f"{count} images are too few to train {design.kind} with {design.lists} lists, which takes {least}; "
