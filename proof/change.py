@@ -99,8 +99,10 @@ def page(base: str, folder: Path) -> str:
     before = yaml.safe_load(run("git", "show", f"{base}:dvc.lock"))["stages"]
     now = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     status = run("git", "status", "--porcelain", "--", "metrics", "plots", "data").splitlines()
-    # dvc.lock holds the hashes of times too, so it tells nothing that these do not.
     uncommitted = [path for path in (line.split()[-1] for line in status) if not TIMED.fullmatch(path)]
+    committed = yaml.safe_load(run("git", "show", "HEAD:dvc.lock"))["stages"]
+    if stages(committed, now) != stages(now, now):  # in more than the hashes of times
+        uncommitted.insert(0, "dvc.lock")
     lines = [f"# What changes, against {commit}", ""]
     if uncommitted:
         files = short([f"`{path}`" for path in uncommitted])

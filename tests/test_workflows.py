@@ -137,7 +137,14 @@ def test_the_report_shows_what_a_change_does(tmp_path: Path) -> None:
     assert re.findall(r"!\[(.*)\]\((.*)\)", changed) == [("Recall at k", "recall_at_k.png")]
     assert (tmp_path / ".git/report/recall_at_k.png").read_bytes()[:4] == b"\x89PNG"
     assert "Not as committed" in changed
-    assert "latency" not in changed and "dvc.lock" not in changed
+    assert "gave other `dvc.lock`, " in changed and "latency" not in changed
+    project.run("git", "checkout", "--quiet", "dvc.lock", "metrics", "plots")
+    lock = (tmp_path / "dvc.lock").read_text()
+    timed = re.sub(r"(path: metrics/latency.json\n\s+hash: md5\n\s+md5: )\w+", r"\g<1>" + "b" * 32, lock)
+    assert timed != lock
+    (tmp_path / "dvc.lock").write_text(timed)
+    project.run(*report)
+    assert "Not as committed" not in (tmp_path / ".git/report/report.md").read_text()
     assert "| `evaluate` |" in summary.read_text()
     assert "![" not in summary.read_text()
 
