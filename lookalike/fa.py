@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import faiss
+import numpy as np
 
-__all__ = ["faiss", "matrix_products"]
+from lookalike.vectors import STEPS, on_grid
+
+__all__ = ["centroids", "faiss", "matrix_products"]
 
 _FROM = 20  # FAISS's own number of queries from which it compares by matrix products
 # A search compares one query at a time: in a product its cosines would depend, in their last bits, on its company.
@@ -29,3 +32,19 @@ def matrix_products(threads: int = 0) -> Iterator[None]:
     finally:
         faiss.omp_set_num_threads(before)
         faiss.cvar.distance_compute_blas_threshold = 1 << 30
+
+
+def centroids(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Find the centroids of k-means, the same on every processor: float32 (N, d) on the grid -> (count, d) on it.
+
+    Scaled by the grid's steps, vectors and centroids are whole numbers, which FAISS is told to keep so: their sums are
+    exact in whatever order. Rounded to float32 instead, k-means drifts apart within a few rounds.
+    """
+    dim = vectors.shape[1]
+    kmeans = faiss.Clustering(dim, count)
+    kmeans.int_centroids, kmeans.seed = True, seed
+    assigned = faiss.IndexFlatL2(dim)
+    kmeans.train(np.ascontiguousarray(vectors * np.float32(STEPS)), assigned)
+    found = faiss.vector_to_array(kmeans.centroids).reshape(count, dim).astype(np.float64)
+    found[(found == 0).all(axis=1), 0] = 1  # the mean of opposite vectors may round to nothing
+    return on_grid(found)

@@ -82,14 +82,14 @@ def _rank(
         return np.where(rows[..., None] < 0, np.float32(0), gallery[rows])
 
     def nearest(queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        cosines = _cosines(queries, gallery, exclude)
+        cosines = _cosines(queries, gallery, exclude, exact=refinement.exact)
         count = min(count, len(gallery))
         rows = np.argpartition(-cosines, count - 1, axis=1)[:, :count]  # a sum over them needs no order
         found = np.take_along_axis(cosines, rows, axis=1)
         return found, np.where(np.isfinite(found), rows, -1)
 
     queries = refinement.expand(queries, nearest, vectors)
-    cosines = _cosines(queries, gallery, exclude)
+    cosines = _cosines(queries, gallery, exclude, exact=refinement.exact)
     if mix:
         cosines = mix(block, cosines)
     rows = _order(cosines)
@@ -103,8 +103,8 @@ def _rank(
     return Ranking(block, rows, cosines)
 
 
-def _cosines(queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray) -> np.ndarray:
-    cosines = product(queries, gallery.T)  # (B, N)
+def _cosines(queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, *, exact: bool) -> np.ndarray:
+    cosines = product(queries, gallery.T, exact=exact)  # (B, N)
     query, column = np.nonzero(exclude >= 0)
     cosines[query, exclude[query, column]] = -np.inf
     return cosines

@@ -12,7 +12,8 @@ In this order, each part off or on by one setting:
     shortlist   k-reciprocal re-ranking           Zhong, Zheng, Cao, Li, Re-ranking person re-identification with
                                                   k-reciprocal encoding, CVPR 2017
 
-Vectors are scaled to length 1 after each of the first four.
+Vectors are scaled to length 1 after each of the first four. With PCA they are rounded to a grid on which inner products
+are exact, so that the same features give the same index, hits and figures on every processor (docs/refinement.md).
 """
 
 from collections.abc import Callable
@@ -25,12 +26,16 @@ from threadpoolctl import threadpool_limits
 
 from lookalike.collection import read_array
 from lookalike.errors import LookalikeError
-from lookalike.fa import faiss, matrix_products
+from lookalike.fa import centroids, faiss, matrix_products
 from lookalike.params import Section
-from lookalike.vectors import unit_length
+from lookalike.vectors import directions, on_grid, unit_length
 
 BLOCK = 4096  # rows held in float64 at a time
+# Grid steps in a length of 1, to which principal axes are rounded: solvers differ by 3e-14 an element, between
+# processors, so that one element in some hundred millions is rounded otherwise.
+AXIS_STEPS = 1 << 16
 EXACT_NEIGHBOURS = 100_000  # images up to which augmentation compares all with all
+SPARE = 8  # neighbours more than are asked for, among which last bits may change places
 JOIN_WEIGHT = 0.2  # with it, images that join are found as often as others (benchmarks/changes.py)
 NEIGHBOUR_LISTS = 16  # looked into for an image's neighbours, of four times the square root of the images
 NEIGHBOUR_BYTES = 1 << 27  # that the neighbours of the rows under way may take
@@ -65,6 +70,12 @@ class Refinement:
     def __init__(self, settings: Settings, mean: np.ndarray, components: np.ndarray) -> None:
         """Keep the projection: mean (D,) and components (D, d), float32; both empty without PCA."""
         self.settings, self.mean, self.components = settings, mean, components
+        self._components = components.astype(np.float64)  # 60 us a query, where float32 takes 20 and rounds otherwise
+
+    @property
+    def exact(self) -> bool:
+        """Whether its vectors are on the grid, where inner products are exact: see `vectors.on_grid`."""
+        return self.settings.pca > 0
 
     @classmethod
     def fit(cls, features: np.ndarray, settings: Settings) -> "Refinement":
@@ -93,18 +104,23 @@ class Refinement:
                 "index.refine.pca; set it to 0, with whiten 0, or look at the images and the network"
             )
         floor = variances[0] * 1e-10  # a gallery of few distinct images has directions of no variance
-        components = vectors * np.maximum(variances, floor) ** (-settings.whiten / 2)
-        return cls(settings, mean.astype(np.float32), components.astype(np.float32))
+        scales = (np.maximum(variances, floor) ** (-settings.whiten / 2)).astype(np.float32)
+        axes = (np.rint(vectors * AXIS_STEPS) + 0.0) / AXIS_STEPS  # + 0 turns -0 into 0
+        return cls(settings, mean.astype(np.float32), (axes * scales).astype(np.float32))
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Power and projection, the same for gallery and query: float32 (N, D) -> float32 (N, d), unit length."""
-        if not self.settings.pca:
-            return _powered(features, self.settings.power)
-        result = np.empty((len(features), self.settings.pca), np.float32)
+        width = self.settings.pca or features.shape[1]
+        result = np.empty((len(features), width), np.float32)
         for start in range(0, len(features), BLOCK):
-            block = _powered(features[start : start + BLOCK], self.settings.power) - self.mean
-            result[start : start + BLOCK] = unit_length(block @ self.components)
+            block = _powered(features[start : start + BLOCK], self.settings.power)
+            projected = (block - self.mean) @ self._components if self.settings.pca else block
+            result[start : start + BLOCK] = self._finished(projected)
         return result
+
+    def _finished(self, vectors: np.ndarray) -> np.ndarray:
+        """Scale vectors, float64 (N, d), to unit length; after a PCA, on the grid: float32."""
+        return on_grid(vectors) if self.exact else unit_length(vectors)
 
     def gallery(self, features: np.ndarray) -> np.ndarray:
         """The vectors to search among: projected, and each the weighted mean of its neighbourhood.
@@ -122,11 +138,11 @@ class Refinement:
         augmented = np.empty_like(vectors)
         step = max(1, NEIGHBOUR_BYTES // (count * vectors.shape[1] * 4))
         with matrix_products():
-            nearest = _among(vectors)
+            nearest = _among(vectors, exact=self.exact)
             for start in range(0, len(vectors), step):
                 cosines, rows = nearest(vectors[start : start + step], count)  # (B, n)
                 sums = self._weighted_sum(np.where(rows < 0, 0, cosines), vectors[rows])
-                augmented[start : start + step] = unit_length(sums)
+                augmented[start : start + step] = self._finished(sums)
         return augmented
 
     def join(self, vectors: np.ndarray, nearest: Nearest, stored: Vectors) -> np.ndarray:
@@ -146,7 +162,7 @@ class Refinement:
             return vectors
         cosines, rows = nearest(vectors, count)
         neighbours = self._weighted_sum(np.where(rows < 0, 0, cosines), stored(rows))
-        return unit_length(vectors + np.float32(JOIN_WEIGHT) * neighbours)
+        return self._finished(vectors + JOIN_WEIGHT * neighbours)
 
     def expand(self, queries: np.ndarray, nearest: Nearest, vectors: Vectors) -> np.ndarray:
         """Alpha query expansion: a query is joined by its n nearest gallery vectors g; without it, the query itself.
@@ -161,7 +177,7 @@ class Refinement:
         if not self.settings.expand:
             return queries
         cosines, rows = nearest(queries, self.settings.expand)
-        return unit_length(queries + self._weighted_sum(np.where(rows < 0, 0, cosines), vectors(rows)))
+        return self._finished(queries + self._weighted_sum(np.where(rows < 0, 0, cosines), vectors(rows)))
 
     def reorder(self, queries: np.ndarray, cosines: np.ndarray, rows: np.ndarray, vectors: Vectors) -> None:
         """Re-rank, in place, the first `rerank` of each query's hits: cosines (Q, k) and rows (Q, k), -1 at the end."""
@@ -173,8 +189,9 @@ class Refinement:
             own_cosines[:count], own_rows[:count] = own_cosines[:count][order], own_rows[:count][order]
 
     def _weighted_sum(self, cosines: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        weights = np.maximum(cosines, 0) ** np.float32(self.settings.alpha)  # (B, n)
-        return np.asarray(np.einsum("bn,bnd->bd", weights, vectors), dtype=np.float32)
+        """Sum float32 vectors (B, n, d) in float64, where on the grid, for alpha 1, no bit of a sum is lost."""
+        weights = np.maximum(cosines, 0).astype(np.float64) ** self.settings.alpha  # (B, n)
+        return np.asarray((weights[:, np.newaxis] @ vectors.astype(np.float64))[:, 0])  # (B, d)
 
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> "Refinement":
@@ -211,7 +228,7 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
     The distance is (1 - w) (1 - sum min(V_p, V_g) / sum max(V_p, V_g)) + w (1 - cosine).
     """
     vectors = np.vstack([query, shortlist])  # (L + 1, d), the query first
-    cosines = vectors @ vectors.T
+    cosines = (vectors @ vectors.T).astype(np.float64)
     nearest = np.argsort(-cosines, axis=1, kind="stable")  # each is its own nearest
     near = np.zeros(cosines.shape, dtype=bool)
     np.put_along_axis(near, nearest[:, : RECIPROCAL + 1], True, axis=1)
@@ -232,38 +249,57 @@ def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np
     count, dim = features.shape
     total, outer = np.zeros(dim), np.zeros((dim, dim))
     for start in range(0, count, BLOCK):
-        block = _powered(features[start : start + BLOCK], settings.power).astype(np.float64)
+        block = _powered(features[start : start + BLOCK], settings.power)
         total += block.sum(axis=0)
         outer += block.T @ block
     mean = total / count
     covariance = outer / count - np.outer(mean, mean)
     variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[dim - settings.pca, dim - 1])
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[np.newaxis], axis=0)  # (1, d)
+    vectors = np.copysign(1, largest) * vectors  # solvers differ in an axis's sign
     return mean, variances[::-1], vectors[:, ::-1]  # scipy's ascend
 
 
-def _among(vectors: np.ndarray) -> Nearest:
-    """What finds nearest vectors among float32 (N, d): exactly, or for many in lists around centroids."""
+def _among(vectors: np.ndarray, *, exact: bool) -> Nearest:
+    """What finds nearest vectors among float32 (N, d): exactly, or for many in lists around centroids.
+
+    exact  the vectors are on the grid. Others' cosines, whose last bits depend on the processor, are computed again.
+    """
     count, dim = vectors.shape
     if count <= EXACT_NEIGHBOURS:
-        return lambda queries, n: faiss.knn(queries, vectors, n, metric=faiss.METRIC_INNER_PRODUCT)
+
+        def nearest(queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+            found = faiss.knn(
+                queries, vectors, min(n if exact else n + SPARE, count), metric=faiss.METRIC_INNER_PRODUCT
+            )
+            return found if exact else _recompared(queries, vectors, found[1], n)
+
+        return nearest
     lists = int(4 * count**0.5)
     coarse = faiss.IndexFlatIP(dim)
+    coarse.add(centroids(vectors[:: max(1, count // (64 * lists))], lists, seed=0))
     index = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.spherical, index.cp.seed = True, 0
     index.nprobe = NEIGHBOUR_LISTS
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several sum up centroids in another order
-    index.train(vectors[:: max(1, count // (64 * lists))])
-    faiss.omp_set_num_threads(threads)
     for start in range(0, count, BLOCK):
         index.add(vectors[start : start + BLOCK])
     return lambda queries, n: index.search(queries, n)
 
 
+def _recompared(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the nearest n of candidates, rows (B, m), by cosines summed in float64: cosines (B, n), rows (B, n)."""
+    cosines = np.empty(rows.shape)
+    for query, own, own_rows in zip(queries, cosines, rows, strict=True):
+        own[:] = vectors[own_rows].astype(np.float64) @ query.astype(np.float64)
+    cosines = cosines.astype(np.float32)
+    order = np.lexsort((rows, -cosines), axis=1)[:, :n]
+    return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
 def _powered(features: np.ndarray, power: float) -> np.ndarray:
-    vectors = unit_length(np.asarray(features, dtype=np.float32))
+    """Signed power of float32 (N, D), scaled to length 1 before and after: float64."""
+    vectors = directions(features)
     if power == 1:
         return vectors
     magnitudes = np.abs(vectors)
-    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes ** np.float32(power)  # the root is far quicker
-    return unit_length(np.copysign(magnitudes, vectors))
+    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes**power  # the root is far quicker
+    return directions(np.copysign(magnitudes, vectors))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from lookalike import evaluation, indexes, protocol, refine
+from lookalike import evaluation, fa, indexes, protocol, refine
 from lookalike.bootstrap import interval
 from lookalike.errors import LookalikeError
 from lookalike.params import UNUSED
@@ -17,7 +17,7 @@ from lookalike.protocol import Split
 from lookalike.ranking import map_rankings
 from lookalike.refine import OFF, Refinement, Settings, rerank
 from lookalike.searcher import Searcher
-from lookalike.vectors import unit_length
+from lookalike.vectors import STEPS, on_grid, unit_length
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.standard_normal((8, 24)) * 2
@@ -47,9 +47,9 @@ def test_pca_is_scikit_learns(whiten: float) -> None:
     refinement = Refinement.fit(FEATURES, changed(pca=6, whiten=whiten))
     theirs = PCA(6, whiten=bool(whiten), svd_solver="full").fit(unit_length(FEATURES).astype(np.float64))
     expected = unit_length(theirs.transform(unit_length(FEATURES)).astype(np.float32))
-    ours = refinement.project(FEATURES)
-    # Axes may point either way, and scikit-learn divides variances by N - 1; neither changes a cosine.
-    assert np.allclose(ours @ ours.T, expected @ expected.T, atol=1e-4)
+    ours = unit_length(refinement.project(FEATURES))
+    # Axes may point either way, and scikit-learn divides variances by N - 1; neither changes a cosine. The grid does.
+    assert np.allclose(ours @ ours.T, expected @ expected.T, atol=5e-4)
 
 
 def test_full_whitening_makes_variances_equal() -> None:
@@ -62,7 +62,7 @@ def test_pca_in_blocks_is_pca_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     once = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
     monkeypatch.setattr("lookalike.refine.BLOCK", 37)
     blocks = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
-    assert np.allclose(np.abs(once @ blocks.T).diagonal(), 1, atol=1e-5)
+    assert np.array_equal(once, blocks)
 
 
 def test_a_projection_takes_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,9 @@ def test_a_gallery_is_augmented_in_steps_of_so_many_bytes(
 ) -> None:
     vectors = unit_length(FEATURES[:50])
     nearest = Nearest(vectors)
-    monkeypatch.setattr("lookalike.refine._among", lambda given: nearest if np.array_equal(given, vectors) else None)
+    monkeypatch.setattr(
+        "lookalike.refine._among", lambda given, exact: nearest if np.array_equal(given, vectors) else None
+    )
     monkeypatch.setattr("lookalike.refine.NEIGHBOUR_BYTES", budget)
     found = Refinement.fit(FEATURES[:50], changed(augment=2, alpha=1.5)).gallery(FEATURES[:50])
     assert nearest.asked == [(min(step, 50 - start), 2) for start in range(0, 50, step)]
@@ -528,55 +530,66 @@ def test_many_are_looked_for_in_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     from lookalike.fa import faiss
     from lookalike.refine import _among
 
-    made, vectors = [], unit_length(FEATURES)
+    made, vectors = [], on_grid(FEATURES.astype(np.float64))
 
     class Noted(faiss.IndexIVFFlat):
         def __init__(self, coarse, *arguments) -> None:
             super().__init__(coarse, *arguments)
             made.append({"given": (type(coarse), coarse.d, *arguments), "added": [], "index": self})
 
-        def train(self, sample: np.ndarray) -> None:
-            made[-1].update(sample=sample, threads=faiss.omp_get_max_threads())
-            super().train(sample)
-
         def add(self, block: np.ndarray) -> None:
             made[-1]["added"].append(block)
             super().add(block)
 
+    samples = []
+
+    def noted(sample: np.ndarray, count: int, seed: int) -> np.ndarray:
+        samples.append((len(sample), count, seed))
+        return fa.centroids(sample, count, seed) if count < 2000 else np.zeros((count, 2), np.float32)
+
     monkeypatch.setattr(faiss, "IndexIVFFlat", Noted)
+    monkeypatch.setattr("lookalike.refine.centroids", noted)
     monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 240)
-    exactly = _among(vectors)
+    exactly = _among(vectors, exact=True)
     assert not made
     monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 239)
     monkeypatch.setattr("lookalike.refine.NEIGHBOUR_LISTS", 61)
     monkeypatch.setattr("lookalike.refine.BLOCK", 100)
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(2)
-    try:
-        everywhere = _among(vectors)
-        assert faiss.omp_get_max_threads() == 2
-    finally:
-        faiss.omp_set_num_threads(before)
-    (noted,) = made
-    assert noted["given"] == (
-        faiss.IndexFlatIP,
-        24,
-        24,
-        61,
-        faiss.METRIC_INNER_PRODUCT,
-    )  # 61 is 4 times the root of 240
-    index = noted["index"]
-    assert (index.nprobe, index.cp.spherical, index.cp.seed, noted["threads"]) == (61, True, 0, 1)
-    assert (len(noted["sample"]), [len(block) for block in noted["added"]]) == (240, [100, 100, 40])
+    everywhere = _among(vectors, exact=True)
+    (first,) = made
+    assert first["given"] == (faiss.IndexFlatIP, 24, 24, 61, faiss.METRIC_INNER_PRODUCT)  # 61: 4 times the root of 240
+    assert (first["index"].nprobe, samples) == (61, [(240, 61, 0)])
+    assert [len(block) for block in first["added"]] == [100, 100, 40]
     for mine, theirs in zip(everywhere(vectors[:9], 5), exactly(vectors[:9], 5), strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-6)
+        assert np.array_equal(mine, theirs)
     assert exactly(vectors[:9], 5)[1][:, 0].tolist() == list(range(9))
-    many = np.zeros((270_000, 2), np.float32)
-    monkeypatch.setattr(Noted, "train", lambda self, sample: made[-1].update(sample=sample))
     monkeypatch.setattr(Noted, "add", lambda self, block: None)
-    _among(many)
+    _among(np.zeros((270_000, 2), np.float32), exact=True)
     assert made[-1]["given"][2:4] == (2, 2078)
-    assert len(made[-1]["sample"]) == 135_000  # every second, which leaves 64 for each list
+    assert samples[-1] == (135_000, 2078, 0)  # every second, which leaves 64 for each list
+
+
+def test_neighbours_off_the_grid_are_compared_again_in_float64() -> None:
+    from lookalike.refine import _among
+
+    vectors = unit_length(FEATURES)
+    cosines, rows = _among(vectors, exact=False)(vectors[:9], 5)
+    wide = vectors.astype(np.float64)
+    order = np.argsort(-(wide[:9] @ wide.T), axis=1)[:, :5]
+    assert np.array_equal(rows, order)
+    assert np.array_equal(cosines, np.take_along_axis(wide[:9] @ wide.T, order, axis=1).astype(np.float32))
+
+
+def test_centroids_are_on_the_grid_and_near_what_they_stand_for() -> None:
+    vectors = on_grid(FEATURES.astype(np.float64))
+    found = fa.centroids(vectors, 8, seed=1)
+    assert np.array_equal(found * STEPS, np.rint(found * STEPS)) and np.linalg.norm(found, axis=1).max() <= 1
+    theirs = fa.faiss.Kmeans(24, 8, spherical=True, seed=1)
+    theirs.train(vectors)
+    assert (vectors @ found.T).max(axis=1).mean() > 0.99 * (vectors @ theirs.centroids.T).max(axis=1).mean()
+    assert np.array_equal(fa.centroids(vectors, 8, seed=1), found)
+    opposite = np.concatenate([vectors, -vectors])
+    assert np.isfinite(fa.centroids(opposite, 1, seed=1)).all()
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

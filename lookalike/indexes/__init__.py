@@ -139,7 +139,7 @@ def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> In
         few = min(count, max(TRAINING * design.lists, TRAINING_LEAST))
         rows = np.sort(np.random.default_rng(seed).choice(count, few, replace=False))
         with matrix_products(threads):
-            index.raw.train(np.ascontiguousarray(vectors[rows]))
+            index.train(np.ascontiguousarray(vectors[rows]))
     return index
 
 

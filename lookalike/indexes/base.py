@@ -100,6 +100,10 @@ class Index:
         """Search for tuning: rows, int64 (Q, k), -1 where none was found, and how many vectors were compared."""
         raise NotImplementedError
 
+    def train(self, vectors: np.ndarray) -> None:
+        """Learn from a sample, float32 (n, D), what the kind must know before it takes any vector."""
+        self.raw.train(vectors)
+
     def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
         """Index some vectors, float32 (n, D), of these rows; `finish` puts all in the order of rows."""
         self.raw.add(vectors)

@@ -10,13 +10,14 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from lookalike.fa import faiss
+from lookalike.fa import centroids, faiss
 from lookalike.indexes.base import Design, Index
 from lookalike.indexes.storage import BYTES, quantizer
 from lookalike.params import Section
 
 PER_LIST = 39  # FAISS's least number of training vectors a centroid
 ROTATION_TRAINING, ROTATION_ROUNDS = 16_384, 10  # vectors, and rounds over them: minutes, not hours
+SEED = 1234  # of k-means, FAISS's own
 CODES = 256  # of a product quantiser, a byte each
 
 
@@ -44,7 +45,7 @@ class Ivf(Index):
             inner = faiss.IndexIVFFlat(coarse, dim, design.lists, metric)
         else:
             inner = faiss.IndexIVFScalarQuantizer(coarse, dim, design.lists, quantizer(design.storage), metric, False)
-        inner.cp.spherical = True  # centroids of unit vectors are unit vectors
+        inner.cp.spherical = True  # ivfpq's centroids; those of unit vectors are unit vectors
         inner.own_fields = True
         coarse.this.disown()
         if design.kind == "ivf":
@@ -63,6 +64,12 @@ class Ivf(Index):
         code = design.code_bytes if design.kind == "ivfpq" else dim * BYTES[design.storage]
         fixed = 4 * dim * (CODES + dim) if design.kind == "ivfpq" else 0  # codebook and rotation
         return count * (code + 16) + design.lists * (dim * 4 + 8) + fixed
+
+    def train(self, vectors: np.ndarray) -> None:
+        """See Index. Lists of whole vectors are made anew alike on every processor; a product quantiser is not."""
+        if self.kind == "ivf":
+            faiss.extract_index_ivf(self.raw).quantizer.add(centroids(vectors, self.design.lists, SEED))
+        super().train(vectors)
 
     def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
         """See Index."""
