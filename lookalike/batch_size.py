@@ -1,6 +1,5 @@
 """Trying which batch size is fastest here. What was found is kept in the user's cache folder: bits depend on it."""
 
-import json
 import time
 from collections.abc import Callable
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from lookalike import caches, stage
 from lookalike.embedding_cache import Recipe
-from lookalike.files import write_json
 from lookalike.runtimes import Embedder, OutOfMemory
 
 TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -24,13 +22,15 @@ def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
 
     Doubles the batch from 8 until that gains less than 5 %, or does not fit into memory.
     """
-    path = caches.folder("batch_sizes") / f"{recipe.fingerprint[:32]}.json"
-    try:
-        found = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
-        caches.touch(path)
-        return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not found yet
+
+    def tell(error: str) -> None:
+        stage.notice("extract", f"the batch size found cannot be kept ({error}); another run may find another")
+
+    found = caches.remembered("batch_sizes", recipe.fingerprint[:32], lambda: _fastest(recipe, load), tell)
+    return found if isinstance(found, int) else _fastest(recipe, load)
+
+
+def _fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
     best, rate = TRIED[0], 0.0
     for size in TRIED:
         try:
@@ -42,10 +42,6 @@ def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
         if now < GAIN * rate:
             break
         best, rate = size, now
-    try:
-        write_json(path, {"batch_size": best})
-    except OSError as error:
-        stage.notice("extract", f"the batch size found, {best}, cannot be kept ({error}); another run may find another")
     return best
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from lookalike import caches, embedding_cache, stage
 from lookalike.files import remove
 
-KINDS = ("embeddings", "networks", "frozen", "trainings", "batch_sizes", "downloads", "verified")
+KINDS = ("embeddings", "networks", "frozen", "trainings", "batch_sizes", "companies", "downloads", "verified")
 DAY = 86_400  # seconds
 
 
@@ -54,12 +54,12 @@ def _item(kind: str, path: Path) -> Item:
 def outdated(kept: list[Item], unused_for: float | None, keep_gb: float | None, now: float) -> list[Item]:
     """Those that go: unused for so many days, and the longest unused of what is more than `keep_gb`.
 
-    Batch sizes take no room, and what was embedded with one is found by it: they go by days alone.
+    Batch sizes and companies take no room, and what was embedded with them is found by them: they go by days alone.
     """
     going = [item for item in kept if unused_for is not None and now - item.used >= unused_for * DAY]
     if keep_gb is not None:
         total = 0.0
-        for item in (item for item in kept if item not in going and item.kind != "batch_sizes"):
+        for item in (item for item in kept if item not in going and item.kind not in ("batch_sizes", "companies")):
             total += item.bytes / 1e9
             if total > keep_gb:
                 going.append(item)

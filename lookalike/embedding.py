@@ -15,6 +15,7 @@ import numpy as np
 
 from lookalike import runtimes, stage
 from lookalike.batch_size import fastest as batch_size_of
+from lookalike.company import Company, Composer, company_of
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.files import file_digest
 from lookalike.network import DESCRIPTION_FILE, describe
@@ -27,7 +28,7 @@ class Extractor:
     """A network, a runtime and a cache: pixels in, rows out."""
 
     def __init__(
-        self, runtime: runtimes.Name, folder: Path, image_size: int, batch_size: int, precision: runtimes.Precision,
+        self, runtime: runtimes.Choice, folder: Path, image_size: int, batch_size: int, precision: runtimes.Precision,
         calibration: Path = Path(UNUSED),
     ) -> None:  # fmt: skip
         """Describe how images of `image_size` pixels are embedded; the network is loaded when it is needed.
@@ -36,7 +37,7 @@ class Extractor:
         batch_size   0 to try which is fastest.
         calibration  what int8 is calibrated on.
         """
-        self._run = runtimes.runtime(runtime)
+        self._run = runtimes.runtime(runtimes.chosen(runtime, precision))
         self._folder, self._calibration = folder, calibration
         self._embedder: runtimes.Embedder | None = None
         network = describe(folder)
@@ -73,7 +74,16 @@ class Extractor:
     ) -> None:
         """Embed blocks of images as `embed` does, with the user's cache."""
         with EmbeddingCache(self.recipe, _tell_once) as cache:
-            embed(blocks, self.network, self.recipe.batch_size, cache, write, progress)
+            embed(blocks, self.network, self.recipe.batch_size, cache, write, progress, self._company)
+
+    def _company(self, network: runtimes.Embedder) -> Company:
+        company = company_of(self.recipe, network)
+        if company != "any":
+            _tell_once(
+                f"{self.recipe.runtime}: the last bits of an embedding depend on its place in a batch on this "
+                "processor, so each image keeps one place"
+            )
+        return company
 
     def _load(self, batch_size: int) -> runtimes.Embedder:
         recipe = self.recipe
@@ -93,6 +103,7 @@ def embed(
     cache: EmbeddingCache,
     write: Callable[[np.ndarray, np.ndarray], None],
     progress: Callable[[int, int], None] = lambda rows, known: None,
+    company: Callable[[runtimes.Embedder], Company] = lambda network: "any",
 ) -> None:
     """Embed images, each once: those that the cache knows, and those whose pixels occurred before, are not run again.
 
@@ -101,11 +112,12 @@ def embed(
     write     takes row numbers, int64 (n,), and their embeddings, float32 (n, D); rows come out of order. What it
               raises ends the work, and the embeddings it was given are not kept.
     progress  is told of n more rows, and how many of them needed no network.
+    company   says of a network in which company an image's embedding is always the same.
 
-    A batch is always full, with black images if need be, because a network compiled for another batch shape may differ
-    in the last bits. What company an image has in its batch does not matter (tests/test_extraction.py).
+    A batch always has `batch_size` images, black ones where there are no others, because a network compiled for another
+    batch shape may differ in the last bits.
     """
-    pipeline = _Pipeline(load, batch_size, cache, write, progress)
+    pipeline = _Pipeline(load, batch_size, cache, write, progress, company)
     first = 0
     with pipeline, closing(_ahead(_hashed(blocks))) as hashed:
         for pixels, keys in hashed:
@@ -127,8 +139,8 @@ def embed(
 
 @dataclass
 class _Batch:
+    places: dict[bytes, int] = field(default_factory=dict)  # key: where in the batch the image is
     rows: dict[bytes, list[int]] = field(default_factory=dict)  # key: the rows that want this embedding
-    pixels: list[np.ndarray] = field(default_factory=list)  # (S, S, 3) each, in the order of `rows`
     result: Future[np.ndarray] | None = None  # (B, D)
 
 
@@ -136,13 +148,20 @@ class _Pipeline:
     """Fill a batch while the network works on the one before, and write that one's rows while it works on the next."""
 
     def __init__(
-        self, load: Callable[[], runtimes.Embedder], batch_size: int, cache: EmbeddingCache,
-        write: Callable[[np.ndarray, np.ndarray], None], progress: Callable[[int, int], None],
-    ) -> None:  # fmt: skip
+        self,
+        load: Callable[[], runtimes.Embedder],
+        batch_size: int,
+        cache: EmbeddingCache,
+        write: Callable[[np.ndarray, np.ndarray], None],
+        progress: Callable[[int, int], None],
+        company: Callable[[runtimes.Embedder], Company],
+    ) -> None:
         self._load, self._batch_size, self._cache, self._write = load, batch_size, cache, write
-        self._progress = progress
+        self._progress, self._company = progress, company
         self._network: runtimes.Embedder | None = None
-        self._filling, self._running = _Batch(), _Batch()
+        self._composer: Composer | None = None
+        self._waiting: dict[bytes, tuple[np.ndarray, list[int]]] = {}  # key: pixels (S, S, 3), and rows that want them
+        self._running = _Batch()
         self._device, self._disk = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._kept: Future[None] = self._disk.submit(lambda: None)
         self.collected: dict[bytes, np.ndarray] = {}  # what came out since the cache was last asked
@@ -152,32 +171,41 @@ class _Pipeline:
         if key in self.collected:
             self._write(np.array(rows), np.repeat(self.collected[key][np.newaxis], len(rows), axis=0))
             self._progress(len(rows), len(rows))
-            return
-        batch = self._running if key in self._running.rows else self._filling
-        if key in batch.rows:
-            batch.rows[key] += rows
-            return
-        batch.rows[key] = rows
-        batch.pixels.append(pixels.copy())  # or a waiting image would hold its whole block in memory
-        if len(batch.pixels) == self._batch_size:
-            self._start()
+        elif key in self._running.rows:
+            self._running.rows[key] += rows
+        elif key in self._waiting:
+            self._waiting[key][1].extend(rows)
+        else:
+            composer = self._composing()
+            self._waiting[key] = pixels.copy(), rows  # a copy, or it would hold its whole block in memory
+            composer.add(key)
+            if composer.ready():
+                self._start(composer)
 
     def finish(self) -> None:
         """Embed and write what is left."""
-        if self._filling.pixels:
-            self._start()
+        while self._composer and self._waiting:
+            self._start(self._composer)
         self._collect(self._running)
         self._running = _Batch()
         self._kept.result()
         self._cache.commit()
 
-    def _start(self) -> None:
-        batch, self._filling = self._filling, _Batch()
-        if self._network is None:
+    def _composing(self) -> Composer:
+        if self._composer is None:
             self._network = self._load()
-        whole = np.zeros((self._batch_size, *batch.pixels[0].shape), np.uint8)  # (B, S, S, 3)
-        whole[: len(batch.pixels)] = batch.pixels
-        batch.pixels.clear()
+            self._composer = Composer(self._company(self._network), self._batch_size)
+        return self._composer
+
+    def _start(self, composer: Composer) -> None:
+        assert self._network is not None  # noqa: S101  a composer comes with it
+        places = composer.take()
+        taken = {key: self._waiting.pop(key) for key in places}
+        shape = next(iter(taken.values()))[0].shape
+        whole = np.zeros((self._batch_size, *shape), np.uint8)  # (B, S, S, 3)
+        for key, (pixels, _) in taken.items():
+            whole[places[key]] = pixels
+        batch = _Batch(places, {key: rows for key, (_, rows) in taken.items()})
         batch.result = self._device.submit(self._network, whole)
         before, self._running = self._running, batch
         self._collect(before)
@@ -185,7 +213,7 @@ class _Pipeline:
     def _collect(self, batch: _Batch) -> None:
         if batch.result is None:
             return
-        result = batch.result.result()[: len(batch.rows)]  # (b, D)
+        result = batch.result.result()[list(batch.places.values())]  # (b, D)
         rows = np.array([row for wanted in batch.rows.values() for row in wanted])
         self._write(rows, np.repeat(result, [len(wanted) for wanted in batch.rows.values()], axis=0))
         for key, row in zip(batch.rows, result, strict=True):

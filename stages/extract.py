@@ -38,7 +38,7 @@ class Settings(params.Section):
     """Section `extract` of params.yaml."""
 
     model: str
-    runtime: runtimes.Name
+    runtime: runtimes.Choice
     precision: runtimes.Precision
     batch_size: Annotated[int, Field(ge=0, le=4096)]
     calibration: str

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from small_collection import Built
 
 from lookalike import backbones, batch_size, cache, caches, calibration, embedding_cache, quantization, runtimes
 from lookalike.collection import ArrayWriter
+from lookalike.company import Composer, company_of
 from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.errors import LookalikeError
@@ -83,23 +85,126 @@ def agree(keras: np.ndarray, ov: np.ndarray, dim: int) -> None:
      ("EfficientNetV2B0", "gem", False, 1280), ("ConvNeXtTiny", "avg", False, 768)],
 )  # fmt: skip
 def test_a_row_does_not_depend_on_its_company(
-    tmp_path: Path, backbone: str, pooling: str, mirror: bool, dim: int
+    tmp_path: Path, cache_folder: Path, backbone: str, pooling: str, mirror: bool, dim: int
 ) -> None:
-    """What the cache rests on: an image's bits are the same wherever in a batch it stands, and beside whom."""
+    """What the cache rests on: an image's bits are the same, whatever was embedded before, and in which order.
+
+    Where a runtime's rows depend on their place in a batch on this processor, extraction sees to it.
+    """
     folder = make(tmp_path / "m", backbone, pooling=pooling, mirror=mirror)
     np.save(tmp_path / "calibration.npy", PIXELS[:5])
     ways = [("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "int8")]
     able = runtimes.openvino.able()
     found = {}
     for runtime, precision in ways + [("openvino", "bfloat16")] * ("BF16" in able):
-        network = runtimes.runtime(runtime).load(folder, 64, 8, precision, tmp_path / "calibration.npy")
-        first = found[runtime, precision] = np.array(network(PIXELS[:8]))
-        for seed in range(3):
-            order = np.random.default_rng(seed).permutation(len(PIXELS))[:8]
-            rows = network(PIXELS[order])
-            for number, image in enumerate(order):
-                assert image >= 8 or np.array_equal(rows[number], first[image]), (runtime, precision)
+        extractor = Extractor(runtime, folder, 64, 8, precision, tmp_path / "calibration.npy")
+        first = found[runtime, precision] = rows_of(extractor, PIXELS)
+        for seed in range(2):
+            shutil.rmtree(cache_folder / "embeddings")
+            order = np.random.default_rng(seed).permutation(len(PIXELS))
+            assert np.array_equal(rows_of(extractor, PIXELS[order[:7]]), first[order[:7]]), (runtime, precision)
+            assert np.array_equal(rows_of(extractor, PIXELS[order]), first[order]), (runtime, precision)
     agree(found["tensorflow", "float32"], found["openvino", "float32"], dim)
+
+
+def by_place(batch: np.ndarray) -> np.ndarray:
+    """A network whose last bits depend on an image's place: float32 (B, 3)."""
+    means = batch.mean(axis=(1, 2), dtype=np.float32)
+    return means + np.float32(1e-4) * np.arange(len(batch), dtype=np.float32)[:, None]
+
+
+def by_others(batch: np.ndarray) -> np.ndarray:
+    """And one whose bits depend on the whole batch."""
+    return batch.mean(axis=(1, 2), dtype=np.float32) + np.float32(1e-4) * batch.mean(dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (lambda batch: batch.mean(axis=(1, 2), dtype=np.float32), "any"),
+        (by_place, "own place"),
+        (by_others, "alone"),
+    ],
+)
+def test_company_is_measured_and_does_not_show(network, expected: str, cache_folder: Path) -> None:
+    """Images come in any order, some of them before: the same rows, for every kind of network; measured once."""
+    calls: list[int] = []
+
+    def counted(batch: np.ndarray) -> np.ndarray:
+        calls.append(int(batch.any(axis=(1, 2, 3)).sum()))
+        return network(batch)
+
+    def rows(pixels: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
+        result = np.full((len(pixels), 3), np.nan, np.float32)
+        with EmbeddingCache(recipe, print) as kept:
+            embed(
+                [pixels[:5], pixels[5:]], lambda: counted, 4, kept, result.__setitem__,
+                company=lambda loaded: company_of(recipe, loaded),
+            )  # fmt: skip
+        return result
+
+    whole = rows(PIXELS)
+    assert np.isfinite(whole).all() and company_of(RECIPE, by_others) == expected  # remembered
+    draw = np.random.default_rng(0)
+    for _ in range(5):
+        shutil.rmtree(cache_folder / "embeddings")
+        order = draw.permutation(len(PIXELS))
+        some = order[: draw.integers(1, 12)]
+        assert np.array_equal(rows(PIXELS[some]), whole[some])
+        calls.clear()
+        assert np.array_equal(rows(PIXELS[order]), whole[order])
+        assert sum(calls) == len(PIXELS) - len(some)  # each image once, and only those that are new
+    shutil.rmtree(cache_folder / "companies")
+    one = replace(RECIPE, batch_size=1)
+    assert company_of(one, by_others) == "any" and not (cache_folder / "companies").exists()  # nothing to measure
+
+
+def test_without_care_for_company_rows_would_differ() -> None:
+    """The test above can fail: the same network, its images put where there is room."""
+    found = []
+    for order in (np.arange(20), np.arange(20)[::-1]):
+        result = np.zeros((20, 3), np.float32)
+        with EmbeddingCache(replace(RECIPE, code=str(order[0])), print) as kept:
+            embed([PIXELS[order]], lambda: by_place, 4, kept, result.__setitem__)
+        found.append(result[np.argsort(order)])
+    assert not np.array_equal(*found)
+
+
+def test_places_are_mostly_filled() -> None:
+    composer, taken, batches = Composer("own place", 32), 0, 0
+    for number in range(20_000):
+        composer.add(hashlib.sha256(str(number).encode()).digest())
+        if composer.ready():
+            batch = composer.take()
+            assert len(set(batch.values())) == len(batch)
+            taken, batches = taken + len(batch), batches + 1
+    assert taken / batches > 0.9 * 32
+    while left := composer.take():
+        taken += len(left)
+    assert taken == 20_000
+
+
+@pytest.mark.parametrize(
+    ("gpu", "libraries", "seen", "precision", "expected", "said"),
+    [
+        ([], [], False, "float32", "openvino", ""),
+        (["NVIDIA H100"], [], False, "float32", "openvino", "H100 is not used; .*requirements-gpu.txt"),
+        (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], True, "float32", "tensorflow", ""),
+        (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], True, "int8", "openvino", ""),
+        (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], False, "float32", "openvino", "H100 is not used: .*nvidia-smi"),
+        ([], ["tensorflow-metal 1"], True, "float32", "tensorflow", ""),
+    ],
+)
+def test_auto_is_a_gpu_where_a_runtime_sees_one(
+    gpu, libraries, seen, precision, expected, said, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("lookalike.machine.gpu_names", lambda: gpu)
+    monkeypatch.setattr(runtimes.tensorflow, "_cuda", lambda: libraries)
+    monkeypatch.setattr("lookalike.tf.tf.config.list_physical_devices", lambda _: ["GPU:0"] * seen)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runtimes.chosen("auto", precision) == expected
+    assert re.search(said, capsys.readouterr().err)
+    assert runtimes.chosen("tensorflow", precision) == "tensorflow"
 
 
 @pytest.mark.parametrize(
@@ -630,7 +735,7 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
             r"is \(600,\), not uint8 \(n, 64, 64, 3\)",
         ),
         ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
-        ({"runtime": "onnx"}, "extract.runtime is 'onnx': Input should be 'tensorflow' or 'openvino'"),
+        ({"runtime": "onnx"}, "extract.runtime is 'onnx': Input should be 'auto', 'tensorflow' or 'openvino'"),
         ({"batch_size": -1}, "extract.batch_size is -1: Input should be greater than or equal to 0"),
     ],
 )

@@ -5,9 +5,11 @@ in the cache, or a mistake in the settings, need not wait for them.
 """
 
 from lookalike.runtimes import openvino, tensorflow
-from lookalike.runtimes.base import Embedder, Name, OutOfMemory, Precision, Runtime
+from lookalike.runtimes.base import Choice, Embedder, Name, OutOfMemory, Precision, Runtime
 
-__all__ = ["Embedder", "Name", "OutOfMemory", "Precision", "Runtime", "openvino", "runtime", "tensorflow"]
+__all__ = [
+    "Choice", "Embedder", "Name", "OutOfMemory", "Precision", "Runtime", "chosen", "openvino", "runtime", "tensorflow",
+]  # fmt: skip
 
 RUNTIMES: dict[Name, Runtime] = {"tensorflow": tensorflow, "openvino": openvino}
 
@@ -15,3 +17,12 @@ RUNTIMES: dict[Name, Runtime] = {"tensorflow": tensorflow, "openvino": openvino}
 def runtime(name: Name) -> Runtime:
     """Return the runtime of that name."""
     return RUNTIMES[name]
+
+
+def chosen(wanted: Choice, precision: Precision) -> Name:
+    """Resolve `auto`: a runtime that sees a GPU and has the precision, else OpenVINO on the CPU."""
+    if wanted != "auto":
+        return wanted
+    if precision != "int8" and tensorflow.sees_gpu():
+        return "tensorflow"
+    return "openvino"

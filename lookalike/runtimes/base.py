@@ -11,6 +11,7 @@ from lookalike.errors import LookalikeError
 from lookalike.params import UNUSED
 
 Name = Literal["tensorflow", "openvino"]
+Choice = Literal["auto", "tensorflow", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 # uint8 (B, S, S, 3) -> float32 (B, D), for the one B that it was loaded for; OpenVINO, loaded for B = -1, takes any
 Embedder = Callable[[np.ndarray], np.ndarray]
@@ -38,6 +39,9 @@ class Runtime(Protocol):
 
     def version(self, precision: Precision, backbone: str) -> str:
         """Names and versions of the libraries that compute; raises LookalikeError if one is not installed."""
+
+    def sees_gpu(self) -> bool:
+        """Whether it would compute on a GPU here."""
 
     def device(self) -> str:
         """What computes, as far as the result's bits depend on it."""

@@ -13,7 +13,7 @@ from lookalike.params import UNUSED
 from lookalike.runtimes.base import Embedder, Precision, installed
 
 NETWORK_FILES: tuple[str, ...] = (network.OPENVINO_FILE, network.OPENVINO_WEIGHTS_FILE)
-CODE: tuple[str, ...] = ("runtimes/openvino.py", "ov.py", "embedding.py")
+CODE: tuple[str, ...] = ("runtimes/openvino.py", "ov.py", "embedding.py", "company.py")
 # int8 stands for a quantised network, in which float32 is what was not quantised.
 HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "f32"}
 CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
@@ -70,6 +70,11 @@ def version(precision: Precision, backbone: str) -> str:
     """OpenVINO, and for int8 NNCF, which quantises."""
     packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     return ", ".join(map(installed, packages))
+
+
+def sees_gpu() -> bool:
+    """Never: it is asked for the CPU."""
+    return False
 
 
 def device() -> str:

@@ -16,9 +16,10 @@ from lookalike.params import UNUSED
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
 from lookalike.towers import TOWERS
 
+GPU_LIBRARIES = "pip install -r requirements-gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
-    "runtimes/tensorflow.py", "backbones.py", "towers.py", "transformers.py", "tf.py", "embedding.py",
+    "runtimes/tensorflow.py", "backbones.py", "towers.py", "transformers.py", "tf.py", "embedding.py", "company.py",
 )  # fmt: skip
 
 
@@ -52,17 +53,44 @@ def load(
     return embed
 
 
+def sees_gpu() -> bool:
+    """Whether TensorFlow sees a GPU; it is imported only where there may be one.
+
+    Tells of one that stays unused, and why.
+    """
+    names, libraries = machine.gpu_names(), _cuda()
+    if not libraries:
+        if names:
+            stage.notice("extract", f"{names[0]} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+        return False
+    if not names and not any("metal" in library for library in libraries):
+        return False
+    from lookalike.tf import tf
+
+    seen = bool(tf.config.list_physical_devices("GPU"))
+    if names and not seen and not _hidden():
+        stage.notice("extract", f"{names[0]} is not used: {_unseen(names[0])}")
+    return seen
+
+
+def _hidden() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+
+
+def _unseen(name: str) -> str:
+    return (
+        f"TensorFlow does not see {name}, though libraries for it are installed: look whether the driver answers "
+        f"(nvidia-smi), and whether all libraries are there ({GPU_LIBRARIES}); or go on without it: "
+        "CUDA_VISIBLE_DEVICES=-1"
+    )
+
+
 def _without_gpu(name: str) -> None:
     """Say that TensorFlow does not use a GPU that is there; raise if that may be another time."""
     if not _cuda():
-        stage.notice("extract", f"{name} is not used; for TensorFlow to use it: pip install -r requirements-gpu.txt")
-    elif os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
-        # What the CPU computes now would pass for the GPU's in the cache.
-        raise LookalikeError(
-            f"TensorFlow does not see {name}, though libraries for it are installed: look whether the driver answers "
-            "(nvidia-smi), and whether all libraries are there (pip install -r requirements-gpu.txt); or go on without "
-            "it: CUDA_VISIBLE_DEVICES=-1"
-        )
+        stage.notice("extract", f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+    elif not _hidden():
+        raise LookalikeError(_unseen(name))  # what the CPU computes now would pass for the GPU's in the cache
 
 
 def _cuda() -> list[str]:
