@@ -7,6 +7,7 @@
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
 # make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; 20 minutes, resumed too
 # make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
+# make anywhere   compute index and figures as other processors would, and compare every byte: 20 minutes
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
 # make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
@@ -38,7 +39,7 @@ $(RUN) ruff format --check .
 $(RUN) mypy
 endef
 
-.PHONY: all serve test check real coverage mutants reproduce browser report comment audit sbom image clean
+.PHONY: all serve test check real coverage mutants reproduce anywhere browser report comment audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -59,6 +60,11 @@ check: .venv/pipeline .venv/dev
 
 reproduce: .venv/pipeline
 	$(RUN) python proof/reproduce.py
+
+anywhere: .venv/pipeline
+	$(RUN) dvc pull --quiet data/features
+	test -e data/processed/images.npy || $(RUN) dvc repro preprocess
+	$(RUN) python proof/anywhere.py
 
 test: $(TESTED)
 	@echo "All checks passed on these files. To run them again: rm .venv/tested-*"

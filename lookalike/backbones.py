@@ -109,12 +109,12 @@ def save(
         backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params(),
         fingerprint.hexdigest(), mirror,
     )  # fmt: skip
-    from lookalike.ov import ov  # whoever loads a network with Keras has no need of it
+    from lookalike.ov import convert  # whoever loads a network with Keras has no need of it
     from lookalike.ov import save as save_openvino
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
-        converted = ov.convert_model(_embedder(model, network, only_size(backbone)))
+        converted = convert(_embedder(model, network, only_size(backbone)))
     save_openvino(converted, folder / OPENVINO_FILE)
     write_json(folder / DESCRIPTION_FILE, asdict(network))
     return network

@@ -38,12 +38,12 @@ def save(whole: keras.Model, name: str, preset: str, folder: Path) -> None:
     tokenizer(vocabulary, merges, text).save(str(folder / texts.TOKENIZER_FILE))
     ids = keras.Input((text.length,), dtype="int32", name="token_ids")
     tower = keras.Model(ids, whole.get_text_embeddings(ids))
-    from lookalike.ov import ov
+    from lookalike.ov import convert
     from lookalike.ov import save as save_openvino
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
-        save_openvino(ov.convert_model(tower), folder / texts.TEXT_FILE)
+        save_openvino(convert(tower), folder / texts.TEXT_FILE)
 
 
 def _fetched(preset: str) -> tuple[dict[str, int], list[str]]:

@@ -20,7 +20,7 @@ from lookalike.files import new_folder, write_json
 from lookalike.finetuning.parts import Cut
 from lookalike.finetuning.settings import Settings
 from lookalike.finetuning.views import view
-from lookalike.ov import ov
+from lookalike.ov import convert, ov
 from lookalike.progress import progress_bar
 from lookalike.runtimes import openvino
 from lookalike.runtimes import tensorflow as runtime
@@ -68,7 +68,7 @@ def front(cut: Cut) -> Front:
         return lambda pixels: np.asarray(compiled(tf.constant(pixels)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
-        converted = ov.convert_model(model)
+        converted = convert(model)
     converted.reshape([BATCH, cut.image_size, cut.image_size, 3])
     request = (
         ov.Core()
