@@ -45,6 +45,7 @@ endef
 all: .venv/pipeline
 	$(RUN) dvc repro
 	$(RUN) dvc metrics diff --all
+	@$(RUN) python proof/committed.py
 
 serve: .venv/serve
 	test -e data/model/model.json || $(RUN) dvc repro model

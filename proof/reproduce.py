@@ -114,7 +114,7 @@ def compare(first: Path, second: Path) -> list[Difference]:
     one, other = outputs(first), outputs(second)
     found = [
         Difference(stage, "dvc.lock", text)
-        for stage, text in _inputs(first, second, {path for _, path in one.keys() | other.keys()})
+        for stage, text in inputs(first, second, {path for _, path in one.keys() | other.keys()})
     ]
     for key in dict.fromkeys([*one, *other]):
         if key not in one or key not in other:
@@ -124,8 +124,8 @@ def compare(first: Path, second: Path) -> list[Difference]:
     return found
 
 
-def _inputs(first: Path, second: Path, made: set[str]) -> Iterator[tuple[str, str]]:
-    """Commands, settings and source files that differ; an output that goes into a later stage is told of as output."""
+def inputs(first: Path, second: Path, made: frozenset[str] | set[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Commands, settings and source files that differ, by stage; not what is `made` by another stage."""
     locks = [yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"] for folder in (first, second)]
     for name in locks[0].keys() & locks[1].keys():
         one, other = locks[0][name], locks[1][name]
