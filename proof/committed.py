@@ -19,11 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from lookalike.machine import cpu_name
-from proof.reproduce import METRICS, flat, inputs, outputs
+from proof.reproduce import METRICS, TOLERANCE, flat, inputs, outputs
 
 FEATURES = "data/features"
 MOST = 1e-5  # of the largest value, by which embeddings may differ between processors; 8e-7 was seen
-TOLERANCE = 0.002  # of a figure; 0.0004 was seen
 BACK = "git checkout dvc.lock data metrics plots && dvc pull --force"
 
 
@@ -73,19 +72,25 @@ def main() -> int:
     most, figure = figures_apart(Path(METRICS).read_bytes(), committed(METRICS))
     figures = f"every figure is within {most:.5f}" if most <= TOLERANCE else f"{figure} is off by {most:.5f}"
     if FEATURES not in differ:
-        tell(f"from the committed features, {', '.join(differ)} came out otherwise, and {figures}: other libraries than "
-             f"the pinned ones, or a defect; please report it. Back to what is committed: {BACK}")  # fmt: skip
+        tell(
+            f"from the committed features, {', '.join(differ)} came out otherwise, and {figures}: other libraries "
+            f"than the pinned ones, or a defect; please report it. Back to what is committed: {BACK}"
+        )
         return int(most > TOLERANCE)
-    distance = 0.0
+    distance, by = 0.0, "(the committed ones could not be fetched)"
     if before is not None:
         distance = apart(np.load(f"{FEATURES}/features.npy", allow_pickle=False), before)
+        by = f"by {distance:.1e} of the largest value at most"
     if distance > MOST or most > TOLERANCE:
-        tell(f"error: features differ from the committed ones by {distance:.1e} of the largest value, and {figures}; "
-             "that is no other processor's rounding. Where to look: make reproduce")  # fmt: skip
+        tell(
+            f"error: features differ from the committed ones {by}, and {figures}; that is no other processor's "
+            "rounding. Where to look: make reproduce"
+        )
         return 1
-    by = f"by {distance:.1e} of the largest value at most" if before is not None else "(they could not be fetched)"
-    tell(f"features differ in their last bits from the committed ones {by}, because this is another processor "
-         f"({cpu_name()}); {figures}. Back to what is committed: {BACK}")  # fmt: skip
+    tell(
+        f"features differ in their last bits from the committed ones {by}, because this is another processor "
+        f"({cpu_name()}); {figures}. Back to what is committed: {BACK}"
+    )
     return 0
 
 
