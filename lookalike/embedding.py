@@ -15,6 +15,7 @@ import numpy as np
 
 from lookalike import runtimes, stage
 from lookalike.batch_size import fastest as batch_size_of
+from lookalike.code_digest import code_digest
 from lookalike.company import Company, Composer, company_of
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.files import file_digest
@@ -41,7 +42,6 @@ class Extractor:
         self._folder, self._calibration = folder, calibration
         self._embedder: runtimes.Embedder | None = None
         network = describe(folder)
-        library = Path(__file__).parent
         code = (*self._run.CODE, "quantization.py") if precision == "int8" else self._run.CODE
         self.recipe = Recipe(
             backbone=network.backbone,
@@ -53,7 +53,7 @@ class Extractor:
             precision=precision,
             batch_size=batch_size,
             calibration=file_digest(calibration) if precision == "int8" and calibration.is_file() else "",
-            code=_digest([library / name for name in code]),
+            code=code_digest(code),
             processor=self._run.device(),
             dim=network.dim,
         )

@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 
 from lookalike import caches, machine, network
+from lookalike.code_digest import code_digest
 from lookalike.errors import LookalikeError
 from lookalike.files import file_digest, new_folder, write_json
 from lookalike.params import UNUSED
@@ -57,7 +58,7 @@ def quantized(folder: Path, image_size: int, calibration: Path) -> Path:
         "calibration": file_digest(calibration),
         "image_size": image_size,
         "libraries": [installed(name) for name in ("openvino", "nncf")],
-        "code": file_digest(Path(__file__)),
+        "code": code_digest([Path(__file__)]),
         # It ran the network to see what to round to.
         "processor": [machine.cpu_name(), machine.cpu_features(), *machine.environment("ONEDNN_", "DNNL_", "OV_")],
     }

@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from lookalike import backbones, caches
+from lookalike.code_digest import code_digest
 from lookalike.collection import ArrayWriter, Images
 from lookalike.files import new_folder, write_json
 from lookalike.finetuning.parts import Cut
@@ -30,6 +31,7 @@ BATCH = 32  # images
 NOTE_EVERY = 16  # batches; a kill costs as many
 OUTPUTS_FILE = "outputs.npy"
 DONE_FILE = "done.json"
+CODE = ("finetuning/frozen.py", "finetuning/views.py", "backbones.py", "tf.py")
 VIEW_SETTINGS = ("views", "flip", "shift", "zoom", "rotate", "light", "seed")
 
 # uint8 (BATCH, S, S, 3) -> float32 (BATCH, ...)
@@ -45,9 +47,7 @@ def key(images: Images, cut: Cut, settings: Settings) -> str:
         openvino.version("float32", cut.network.backbone),
     ]
     digest = hashlib.sha256(json.dumps([cut.network.fingerprint, cut.layer, drawn, *machine]).encode())
-    library = Path(__file__).parents[1]
-    for file in ("finetuning/frozen.py", "finetuning/views.py", "backbones.py", "tf.py"):
-        digest.update((library / file).read_bytes())
+    digest.update(code_digest(CODE).encode())
     digest.update("".join(images.sha256.tolist()).encode())
     for start in range(0, len(images.pixels), BATCH):
         digest.update(np.ascontiguousarray(images.pixels[start : start + BATCH]).data)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike import backbones, caches
+from lookalike.code_digest import code_digest
 from lookalike.collection import Images
 from lookalike.errors import LookalikeError
 from lookalike.finetuning import frozen, parts
@@ -122,9 +123,7 @@ def _to_head(cut: Cut, model: keras.Model, view: np.ndarray, rows: np.ndarray) -
 
 def _code() -> str:
     """Digest of the code that decides a training's bits."""
-    here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), *(here.parent / name for name in DECIDES)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return code_digest([*Path(__file__).parent.glob("*.py"), *DECIDES])
 
 
 def _digest(name: str, settings: Settings, rows: list[np.ndarray], labels: np.ndarray) -> str:
