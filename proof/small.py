@@ -63,6 +63,7 @@ TUNED = {
     "finetune.views": 3, "finetune.epochs": 3, "finetune.learning_rate": 0.001,
 }  # fmt: skip
 DEEP = TUNED | {"finetune.layer": "conv_pw_1_relu"}  # behind which layers of the backbone are trained
+KERAS = {"extract.runtime": "tensorflow"}  # which has bfloat16 on every processor
 INT8 = {"extract.runtime": "openvino", "extract.precision": "int8", "extract.calibration": "small/calibration.npy"}
 
 
@@ -92,11 +93,11 @@ def keys(folder: Path) -> dict[str, Key]:
         "model.mirror": Key(True),
         "model.seed": Key(1),
         "extract.model": Key("data/finetuned", TUNED | {"extract.model": "data/model"}),
-        "extract.runtime": Key("openvino"),
-        "extract.precision": Key("bfloat16"),
+        "extract.runtime": Key("tensorflow"),
+        "extract.precision": Key("bfloat16", KERAS),
         "extract.batch_size": Key(16, decides="last bits"),
         "extract.calibration": Key("small/calibration2.npy", INT8),
-        "extract.min_cosine": Key(0.5, {"extract.precision": "bfloat16"}, decides="nothing"),
+        "extract.min_cosine": Key(0.5, KERAS | {"extract.precision": "bfloat16"}, decides="nothing"),
         "index.kind": Key("hnsw"),
         "index.storage": Key("float16"),
         "index.target_recall": Key(0.5, HNSW | {"index.hnsw.neighbors": 3, "index.hnsw.ef_construction": 3}),
