@@ -93,6 +93,7 @@ NOT_READY = Kind("not-ready", 503, "Not ready yet", "the network is being loaded
 INTERNAL = Kind("internal", 500, "A mistake of the server", "see the server's log")
 
 KINDS = [each for each in list(globals().values()) if isinstance(each, Kind)]
+BY_NAME = {kind.name: kind for kind in KINDS}
 PICTURE = (NO_PICTURE, BROKEN_UPLOAD, NOT_AN_IMAGE, BROKEN_IMAGE, FEATURELESS, SEVERAL_FRAMES, TWO_FORMATS,
            TOO_MANY_BYTES, TOO_MANY_PIXELS, TOO_SLOW, SLOW_UPLOAD, QUEUE_FULL, NOT_READY)  # fmt: skip
 ANYWHERE = (UNAUTHORIZED, FORBIDDEN, INTERNAL)

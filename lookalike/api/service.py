@@ -3,27 +3,30 @@
 import asyncio
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from lookalike import images
 from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
-from lookalike.api.checks import explained, known, named, seen
+from lookalike.api.checks import explained, known, named_by_content, path_of, seen
 from lookalike.api.collection import ServedCollection, alone
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
-from lookalike.api.served import Picture, Stored, rendered, stored
+from lookalike.api.served import Picture, Run, Stored, rendered, stored
 from lookalike.api.settings import Settings
+from lookalike.decoding import Decoders, TooSlowError
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
+from lookalike.images import ImageError
 from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
 from lookalike.runtimes import Embedder, openvino
@@ -57,7 +60,7 @@ class Service:
         self._collection.open()
         check_same_network(self._collection.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
-        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        self._decoders, self._decoding = Decoders(cores()), ThreadPoolExecutor(cores(), "decode")
         self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
         self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
 
@@ -69,7 +72,8 @@ class Service:
 
     def close(self) -> None:
         """Finish what is under way."""
-        self._decoders.shutdown(cancel_futures=True)
+        self._decoding.shutdown(cancel_futures=True)
+        self._decoders.close()
         self._batcher.close()
         self._collection.close()
         self._reader.close()
@@ -156,10 +160,7 @@ class Service:
         found = await self._collection.ask(find)
         if tag and found.tag(side) in tag:
             return None
-        try:
-            return await self._limited(lambda: rendered(found, side, self.settings.max_pixels))
-        except LookalikeError as error:  # a damaged journal, or bundle
-            raise self._collection.unavailable(error) from None
+        return await self._limited_by(lambda run: rendered(found, side, self.settings.max_pixels, run))
 
     async def count(self) -> int:
         """How many images the collection has."""
@@ -172,7 +173,10 @@ class Service:
     async def add(self, content: bytes, label: str, name: str | None, *, replace: bool) -> tuple[Item, bool]:
         """Add a picture; it is on disk when this returns. Also says whether it took another's place."""
         digest = hashlib.sha256(content).hexdigest()
-        path = await self._limited(lambda: named(content, label, name, digest, self.settings.max_pixels))
+        if name is None:
+            kind = await self._limited(guard.examined, content, self.settings.max_pixels)
+            name = named_by_content(digest, kind)
+        path = path_of(label, name)
 
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
@@ -220,11 +224,8 @@ class Service:
         for _ in range(2):
             embedding = (await self._collection.ask(_up_to_date)).embedding
             with self._batcher.decoding():
-                pixels = await self._limited(
-                    lambda embedding=embedding: images.fit(  # type: ignore[misc]
-                        guard.decode(content, self.settings.max_pixels), embedding.image_size, embedding.fit
-                    )
-                )
+                square = embedding.image_size, embedding.fit, self.settings.max_pixels
+                pixels = await self._limited(guard.square, content, *square)
                 waiting = self._batcher.submit(embedding, pixels)
             try:
                 vector = await asyncio.wrap_future(waiting)
@@ -242,22 +243,37 @@ class Service:
         """The threads that a question with a text needs; None for those that every question has."""
         return self._reader if text is not None and self._collection.gallery.reads_texts else None
 
-    async def _limited(self, work: Callable[[], T]) -> T:
-        """Have a thread decode, for a limited time; one that takes longer is left to itself."""
-        begun = threading.Event()
+    async def _limited(self, work: Callable[..., T], *job: Any) -> T:
+        """Have a decoder do work(*job)."""
+        return await self._limited_by(lambda run: cast(T, run(work, *job)))
 
-        def run() -> T:
-            begun.set()
-            return work()
+    async def _limited_by(self, work: Callable[[Run], T]) -> T:
+        """Have a thread decode with a decoder, which is stopped where the client is answered before it is done."""
+        deadline, begun = time.monotonic() + self.settings.seconds, threading.Event()
+
+        def decode() -> T:
+            with self._decoders.one() as decoder:
+                begun.set()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError  # nobody waits for it any more
+                return work(partial(decoder.run, patience=left))
 
         try:
-            return await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(self._decoders, run), self.settings.seconds
-            )
+            decoding = asyncio.get_running_loop().run_in_executor(self._decoding, decode)
+            return await asyncio.wait_for(decoding, self.settings.seconds)
+        except TooSlowError as error:
+            raise Problem(problems.TOO_SLOW, str(error)) from None
         except TimeoutError:
             if begun.is_set():
                 raise Problem(problems.TOO_SLOW, f"decoding took more than {self.settings.seconds:g} seconds") from None
             raise retry(problems.QUEUE_FULL, "too many pictures are being decoded; try again") from None
+        except guard.RefusedError as error:
+            raise Problem(problems.BY_NAME[error.kind], str(error)) from None
+        except ImageError as error:
+            raise Problem(problems.BROKEN_IMAGE, str(error)) from None
+        except LookalikeError as error:  # a damaged journal or bundle; a decoder that cannot be started
+            raise self._collection.unavailable(error) from None
 
 
 def _up_to_date(gallery: Gallery) -> Gallery:
