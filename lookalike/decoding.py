@@ -57,7 +57,7 @@ class Decoder:
         # -P and sys.path: it finds the modules that this process does, and none in the folder that we happen to be in.
         command = [sys.executable, "-P", "-m", decoding_process.__name__, str(self._nice)]
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # others would have nothing to do
+        environment = {**os.environ, "PYTHONPATH": path}
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )

@@ -24,7 +24,7 @@ def main(nice: int) -> None:
     if nice and hasattr(os, "nice"):
         os.nice(nice)
     warnings.simplefilter("ignore")  # Pillow's, of a picture's metadata; a hostile one has 65,000
-    Image.init()  # imports the readers of all formats, 25 ms which the first picture need not wait for
+    Image.init()  # imports the readers of all formats, 15 ms which the first picture need not wait for
     _send(answers, None)
     while True:
         try:

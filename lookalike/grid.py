@@ -32,7 +32,8 @@ class Found:
 
 def found_with(name: str, content: bytes, hits: list[Hit]) -> Found:
     """What a picture from outside found; its class is not known."""
-    return Found(name, decoding.shared().run(images.square, content, SIDE, "pad", MAX_PIXELS), None, hits)
+    square = decoding.shared().run(images.square, content, SIDE, "pad", MAX_PIXELS)
+    return Found(name, images.as_pixels(square), None, hits)
 
 
 def found_for(text: str, hits: list[Hit]) -> Found:

@@ -1,4 +1,7 @@
-"""From the bytes of an image file to an upright square of RGB pixels, under guard."""
+"""From the bytes of an image file to an upright square of RGB pixels, under guard.
+
+NumPy is imported only where it is needed: decoders run this, and start in 0.07 s instead of 0.15 s without.
+"""
 
 import hashlib
 import io
@@ -6,10 +9,14 @@ import re
 import threading
 import warnings
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content; Pillow's other readers are never tried
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -140,6 +147,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
+        import numpy as np
+
         grey = np.asarray(image).astype(np.int64)
         if grey.size and (grey.min() < 0 or grey.max() > 65535):
             raise ImageError(f"mode {image.mode}: values from {grey.min()} to {grey.max()}, beyond 16 bits")
@@ -152,35 +161,49 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit(image: Image.Image, size: int, how: str) -> np.ndarray:
+def fitted(image: Image.Image, size: int, how: str) -> Image.Image:
     """Resize to a square, antialiased (bicubic over the whole footprint of an output pixel).
 
     how  "crop" keeps the central square; "pad" keeps everything, on white; "stretch" changes the aspect.
-
-    Returns uint8, (size, size, 3).
     """
     target = (size, size)
     if how == "crop":
-        image = ImageOps.fit(image, target, Image.Resampling.BICUBIC)
-    elif how == "pad":
-        image = ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=WHITE)
-    else:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+        return ImageOps.fit(image, target, Image.Resampling.BICUBIC)
+    if how == "pad":
+        return ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=WHITE)
+    return image.resize(target, Image.Resampling.BICUBIC)
 
 
-def square(content: bytes, size: int, how: str, max_pixels: int) -> np.ndarray:
-    """Decode an image file and fit it: uint8, (size, size, 3)."""
-    return fit(decode(content, max_pixels), size, how)
+def fit(image: Image.Image, size: int, how: str) -> "np.ndarray":
+    """Resize to a square as `fitted` does: uint8, (size, size, 3)."""
+    return as_pixels(fitted(image, size, how).tobytes())
+
+
+def square(content: bytes, size: int, how: str, max_pixels: int) -> bytes:
+    """Decode an image file and make it a square: what `as_pixels` takes."""
+    return fitted(decode(content, max_pixels), size, how).tobytes()
+
+
+def as_pixels(square: bytes) -> "np.ndarray":
+    """The pixels of an RGB square: uint8, (S, S, 3)."""
+    import numpy as np
+
+    side = isqrt(len(square) // 3)
+    return np.frombuffer(square, np.uint8).reshape(side, side, 3)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of one file: the SHA-256 of its bytes, and either pixels, uint8 (S, S, 3), or the reason why not."""
+    """What became of one file: the SHA-256 of its bytes, and either a square or the reason why not."""
 
     sha256: str
-    pixels: np.ndarray | None
+    square: bytes | None
     reason: str = ""
+
+    @property
+    def pixels(self) -> "np.ndarray | None":
+        """The square's, uint8 (S, S, 3)."""
+        return None if self.square is None else as_pixels(self.square)
 
 
 def decode_file(path: Path, size: int, how: str, max_pixels: int) -> Decoded:

@@ -48,8 +48,8 @@ class Pictures:
     def embed(self, content: bytes) -> np.ndarray:
         """Decode an image file's content and embed it: float32 (D,). Raises ImageError if it cannot be decoded."""
         embedding = self.gallery.embedding
-        pixels = decoding.shared().run(images.square, content, embedding.image_size, embedding.fit, MAX_PIXELS)
-        return np.asarray(self._network(pixels[np.newaxis])[0])
+        square = decoding.shared().run(images.square, content, embedding.image_size, embedding.fit, MAX_PIXELS)
+        return np.asarray(self._network(images.as_pixels(square)[np.newaxis])[0])
 
     def search(
         self, content: bytes | None, k: int, min_similarity: float = -1, label: str | None = None,

@@ -2,7 +2,6 @@
 
 import io
 
-import numpy as np
 from PIL import Image
 
 from lookalike import images
@@ -23,9 +22,8 @@ def encode(image: Image.Image) -> bytes:
     longest = max(image.size)
     scale = min(max(longest, LEAST), SIDE) / longest
     size = [max(1, round(side * scale)) for side in image.size]
-    plain = Image.fromarray(np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC)))
     content = io.BytesIO()
-    plain.save(content, format="JPEG", quality=85)
+    _bare(image.resize((size[0], size[1]), Image.Resampling.BICUBIC)).save(content, format="JPEG", quality=85)
     return content.getvalue()
 
 
@@ -40,8 +38,16 @@ def copy(content: bytes, side: int | None, max_pixels: int) -> tuple[bytes, str]
     kind = images.opened(content, max_pixels).format
     if side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    bare = Image.new("RGB", image.size)  # profile, comment and the like stay with the other
+    out = io.BytesIO()
+    if kind in LOSSY or image.width * image.height > PNG_MOST:
+        _bare(image).save(out, "JPEG", quality=90)
+        return out.getvalue(), "image/jpeg"
+    _bare(image).save(out, "PNG")
+    return out.getvalue(), "image/png"
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """The pixels alone: profile, comment and the like stay with the other."""
+    bare = Image.new("RGB", image.size)
     bare.paste(image)
-    out, format_ = io.BytesIO(), "JPEG" if kind in LOSSY or image.width * image.height > PNG_MOST else "PNG"
-    bare.save(out, format_, quality=90)
-    return out.getvalue(), Image.MIME[format_]
+    return bare

@@ -44,7 +44,7 @@ class Thumbnails:
 
     def pixels(self, path: str, size: int) -> np.ndarray:
         """The picture on a white square: uint8 (size, size, 3). Raises as `of` does."""
-        return self._run(path, self._added(path), images.square, size, "pad", MAX_PIXELS)
+        return images.as_pixels(self._run(path, self._added(path), images.square, size, "pad", MAX_PIXELS))
 
     def own(self, path: str) -> bytes:
         """The thumbnail of an image of the index, whatever was changed since."""

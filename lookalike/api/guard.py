@@ -6,7 +6,6 @@ Decoders run this, which need not wait for imports that only the server needs.
 import io
 import zipfile
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lookalike import images
@@ -29,9 +28,9 @@ class RefusedError(ImageError):
         return self.detail
 
 
-def square(content: bytes, size: int, how: str, max_pixels: int) -> np.ndarray:
-    """Decode an upload and fit it: uint8, (size, size, 3); see lookalike.images.fit. Raises RefusedError."""
-    return images.fit(decode(content, max_pixels), size, how)
+def square(content: bytes, size: int, how: str, max_pixels: int) -> bytes:
+    """Decode an upload and make it a square, as lookalike.images.square does. Raises RefusedError."""
+    return images.fitted(decode(content, max_pixels), size, how).tobytes()
 
 
 def decode(content: bytes, max_pixels: int) -> Image.Image:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from lookalike import images
 from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
@@ -225,7 +226,7 @@ class Service:
             embedding = (await self._collection.ask(_up_to_date)).embedding
             with self._batcher.decoding():
                 square = embedding.image_size, embedding.fit, self.settings.max_pixels
-                pixels = await self._limited(guard.square, content, *square)
+                pixels = images.as_pixels(await self._limited(guard.square, content, *square))
                 waiting = self._batcher.submit(embedding, pixels)
             try:
                 vector = await asyncio.wrap_future(waiting)
