@@ -103,7 +103,7 @@ class Decoder:
         """Let the process end, and wait for it."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(BrokenPipeError):  # where it died of what it is being sent
+            with suppress(OSError):  # it may have died before it had read everything
                 _input(process).close()
             process.wait()
             _output(process).close()
@@ -130,9 +130,10 @@ class Decoder:
             process.kill()
 
         watch = threading.Timer(patience, end)
+        watch.daemon = True
         watch.start()
         try:
-            with suppress(BrokenPipeError):  # it died meanwhile; why, its exit status says
+            with suppress(OSError):  # it died meanwhile; of what, its exit status says
                 if request is not None:
                     pickle.dump(request, _input(process), pickle.HIGHEST_PROTOCOL)
                     _input(process).flush()

@@ -265,3 +265,39 @@ def test_a_server_answers_and_nothing_burns_on(built: Built) -> None:
     finally:
         service.close()
     assert burnt() - before < 10  # the picture's second, and what some processes import; 3 at least without an end
+
+
+def test_ordinary_pictures_do_not_wait_for_those_that_are_much_work() -> None:
+    from lookalike.api import guard, problems
+    from lookalike.api.lanes import Lane
+    from lookalike.api.problems import Problem
+
+    light, heavy = Lane(1, 8), Lane(1, 1, nice=10)
+
+    async def together() -> int:
+        waiting = asyncio.create_task(heavy.run(lambda run: run(misbehaving.wait, 2), 60))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem) as full:
+            await heavy.run(lambda run: run(misbehaving.double, 1), 60)
+        assert full.value.kind is problems.QUEUE_FULL
+        with pytest.raises(guard.LaboriousError):
+            await light.run(lambda run: run(guard.square, many_scans(20, 1000), 32, "pad", 10**7, 10**6), 60)
+        found = await light.run(lambda run: run(misbehaving.double, 4), 60)
+        await waiting
+        return found
+
+    assert asyncio.run(together()) == 8
+    light.close()
+    heavy.close()
+
+
+@pytest.mark.parametrize(("work", "status"), [(misbehaving.crash, 422), (misbehaving.burn, 422)])
+def test_a_client_is_told_what_became_of_its_picture(work: Callable[[int], None], status: int) -> None:
+    from lookalike.api.lanes import Lane
+    from lookalike.api.problems import Problem
+
+    lane = Lane(1, 1)
+    with pytest.raises(Problem) as caught:
+        asyncio.run(lane.run(lambda run: run(work, 1), 60))
+    assert caught.value.kind.status == status and caught.value.detail in (DIED, TOO_LONG)
+    lane.close()
