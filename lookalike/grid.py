@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import images
+from lookalike import decoding, images
 from lookalike.gallery import Gallery
 from lookalike.pictures import MAX_PIXELS
 from lookalike.plots import Example, example_queries
@@ -32,7 +32,8 @@ class Found:
 
 def found_with(name: str, content: bytes, hits: list[Hit]) -> Found:
     """What a picture from outside found; its class is not known."""
-    return Found(name, images.fit(images.decode(content, MAX_PIXELS), SIDE, "pad"), None, hits)
+    square = decoding.shared().run(images.square, content, SIDE, "pad", MAX_PIXELS)
+    return Found(name, images.as_pixels(square), None, hits)
 
 
 def found_for(text: str, hits: list[Hit]) -> Found:

@@ -1,32 +1,32 @@
-"""From the bytes of an image file to an upright square of RGB pixels, under guard."""
+"""From the bytes of an image file to an upright square of RGB pixels, under guard.
+
+NumPy is imported only where it is needed: decoders run this, and start in 0.07 s instead of 0.15 s without.
+"""
 
 import hashlib
 import io
-import multiprocessing
-import os
 import re
 import threading
 import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.process import BaseProcess
+from math import isqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from lookalike.errors import LookalikeError
-from lookalike.machine import cores
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content; Pillow's other readers are never tried
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 WHITE = (255, 255, 255)
 SCANS = 64  # of a progressive JPEG, each of which is a pass over all pixels; common files have about ten
 STRIPS = 1 << 17  # of a TIFF, or tiles; common files have at most one a row of pixels
+SEGMENTS = 10_000  # of a JPEG before its pixels, each read in Python; common files have at most some hundred
+_MARKER = re.compile(rb"[^\xff]*\xff+(.)", re.DOTALL)  # of a segment, after junk and fill bytes
+_SOS = 0xDA  # the marker after which a JPEG's pixels follow
+_WITHOUT_LENGTH = {0, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers that no length follows, as Pillow has it
 _OPENING = threading.Lock()  # Pillow has one limit for all threads
 UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,8 +43,11 @@ class TooManyPixelsError(ImageError):
     """A picture is larger than `max_pixels`; `found` says how large: "60000 x 60000 pixels"."""
 
     def __init__(self, found: str, max_pixels: int) -> None:
-        super().__init__(f"{found}, more than max_pixels = {max_pixels}")
-        self.found = found
+        super().__init__(found, max_pixels)  # its own arguments, so that it can be pickled
+        self.found, self.max_pixels = found, max_pixels
+
+    def __str__(self) -> str:
+        return f"{self.found}, more than max_pixels = {self.max_pixels}"
 
 
 def decode(content: bytes, max_pixels: int) -> Image.Image:
@@ -71,6 +74,7 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
 
 def opened(content: bytes, max_pixels: int) -> Image.Image:
     """Read an image file's header, and none of its pixels. Raises ImageError, or whatever the format's reader does."""
+    content = without_fill_bytes(content)
     if content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         _check_strips(content)
     with _OPENING, warnings.catch_warnings():
@@ -88,6 +92,27 @@ def opened(content: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels", max_pixels)
     return image
+
+
+def without_fill_bytes(content: bytes) -> bytes:
+    """Drop fill bytes (runs of 0xFF) and junk between the segments before a JPEG's pixels; any other content is kept.
+
+    Pillow skips them one by one, in Python: 19 MB of them took 20 s of a core, and take 0.03 s so.
+    """
+    if not content.startswith(b"\xff\xd8\xff"):
+        return content
+    kept, position = [content[:2]], 2
+    for _ in range(SEGMENTS):
+        found = _MARKER.match(content, position)
+        if found is None or content[found.start(1)] == _SOS:
+            start = len(content) if found is None else found.start(1) - 1
+            return b"".join([*kept, content[start:]])
+        start, end = found.start(1) - 1, found.end()
+        if content[end - 1] not in _WITHOUT_LENGTH:
+            end += max(2, int.from_bytes(content[end : end + 2]))
+        kept.append(content[start:end])
+        position = end
+    raise ImageError(f"a JPEG of more than {SEGMENTS} segments, which would take long; save it anew")
 
 
 def _check_strips(content: bytes) -> None:
@@ -122,6 +147,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
+        import numpy as np
+
         grey = np.asarray(image).astype(np.int64)
         if grey.size and (grey.min() < 0 or grey.max() > 65535):
             raise ImageError(f"mode {image.mode}: values from {grey.min()} to {grey.max()}, beyond 16 bits")
@@ -134,30 +161,49 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit(image: Image.Image, size: int, how: str) -> np.ndarray:
+def fitted(image: Image.Image, size: int, how: str) -> Image.Image:
     """Resize to a square, antialiased (bicubic over the whole footprint of an output pixel).
 
     how  "crop" keeps the central square; "pad" keeps everything, on white; "stretch" changes the aspect.
-
-    Returns uint8, (size, size, 3).
     """
     target = (size, size)
     if how == "crop":
-        image = ImageOps.fit(image, target, Image.Resampling.BICUBIC)
-    elif how == "pad":
-        image = ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=WHITE)
-    else:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+        return ImageOps.fit(image, target, Image.Resampling.BICUBIC)
+    if how == "pad":
+        return ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=WHITE)
+    return image.resize(target, Image.Resampling.BICUBIC)
+
+
+def fit(image: Image.Image, size: int, how: str) -> "np.ndarray":
+    """Resize to a square as `fitted` does: uint8, (size, size, 3)."""
+    return as_pixels(fitted(image, size, how).tobytes())
+
+
+def square(content: bytes, size: int, how: str, max_pixels: int) -> bytes:
+    """Decode an image file and make it a square: what `as_pixels` takes."""
+    return fitted(decode(content, max_pixels), size, how).tobytes()
+
+
+def as_pixels(square: bytes) -> "np.ndarray":
+    """The pixels of an RGB square: uint8, (S, S, 3)."""
+    import numpy as np
+
+    side = isqrt(len(square) // 3)
+    return np.frombuffer(square, np.uint8).reshape(side, side, 3)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of one file: the SHA-256 of its bytes, and either pixels, uint8 (S, S, 3), or the reason why not."""
+    """What became of one file: the SHA-256 of its bytes, and either a square or the reason why not."""
 
     sha256: str
-    pixels: np.ndarray | None
+    square: bytes | None
     reason: str = ""
+
+    @property
+    def pixels(self) -> "np.ndarray | None":
+        """The square's, uint8 (S, S, 3)."""
+        return None if self.square is None else as_pixels(self.square)
 
 
 def decode_file(path: Path, size: int, how: str, max_pixels: int) -> Decoded:
@@ -165,54 +211,6 @@ def decode_file(path: Path, size: int, how: str, max_pixels: int) -> Decoded:
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     try:
-        return Decoded(sha256, fit(decode(content, max_pixels), size, how))
+        return Decoded(sha256, square(content, size, how, max_pixels))
     except ImageError as error:
         return Decoded(sha256, None, str(error))
-
-
-def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, workers: int = 0) -> Iterator[Decoded]:
-    """Decode many files on several cores; results come in the order of `paths`.
-
-    workers  processes; 0 for one a core, 1 for none but this one.
-
-    At most a few chunks a worker are under way, so memory does not grow with the number of files.
-    """
-    work = partial(_decode_chunk, size=size, how=how, max_pixels=max_pixels)
-    workers = workers or cores()
-    chunks = [paths[start : start + 16] for start in range(0, len(paths), 16)]
-    if workers == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield from work(chunk)
-        return
-    pending: deque[Future[list[Decoded]]] = deque()
-    # Not fork: a copy of a process that has threads can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-        try:
-            for chunk in chunks:
-                pending.append(pool.submit(work, chunk))
-                if len(pending) >= 4 * workers:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        except BrokenProcessPool:
-            raise LookalikeError(
-                "a decoding process died, of memory or of a broken image; "
-                "set preprocess.workers: 1 to see which file it is, or lower preprocess.max_pixels"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is killed; waiting for work, it would wait for ever."""
-    threading.Thread(target=_die_after, args=[multiprocessing.parent_process()], daemon=True).start()
-
-
-def _die_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _decode_chunk(paths: Sequence[Path], size: int, how: str, max_pixels: int) -> list[Decoded]:
-    return [decode_file(path, size, how, max_pixels) for path in paths]

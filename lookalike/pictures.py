@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import images, indexes, texts, trust
+from lookalike import decoding, images, indexes, texts, trust
 from lookalike.gallery import Gallery
 from lookalike.network import check_same_network
 from lookalike.runtimes import Embedder, openvino
@@ -48,8 +48,8 @@ class Pictures:
     def embed(self, content: bytes) -> np.ndarray:
         """Decode an image file's content and embed it: float32 (D,). Raises ImageError if it cannot be decoded."""
         embedding = self.gallery.embedding
-        pixels = images.fit(images.decode(content, MAX_PIXELS), embedding.image_size, embedding.fit)
-        return np.asarray(self._network(pixels[np.newaxis])[0])
+        square = decoding.shared().run(images.square, content, embedding.image_size, embedding.fit, MAX_PIXELS)
+        return np.asarray(self._network(images.as_pixels(square)[np.newaxis])[0])
 
     def search(
         self, content: bytes | None, k: int, min_similarity: float = -1, label: str | None = None,

@@ -3,26 +3,24 @@
 They come from the folder of originals, or from the one file of them that a bundle has; added ones from the journal.
 """
 
-import io
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
-from lookalike import images, trust
+from lookalike import decoding, images, previews, trust
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
 from lookalike.pictures import MAX_PIXELS
 
-SIDE = 256  # pixels of a thumbnail's longer side, at most
-LEAST = 128  # likewise, at least: a tiny picture is enlarged smoothly, so that its subject can be made out
 KEPT = 2048  # thumbnails in memory, some 20 MB
 FOLDER, FILE = "thumbnails", "thumbnails.sqlite"
+T = TypeVar("T")
 
 
 class Missing(LookalikeError):
@@ -46,7 +44,7 @@ class Thumbnails:
 
     def pixels(self, path: str, size: int) -> np.ndarray:
         """The picture on a white square: uint8 (size, size, 3). Raises as `of` does."""
-        return images.fit(self._decoded(path, self._added(path)), size, "pad")
+        return images.as_pixels(self._run(path, self._added(path), images.square, size, "pad", MAX_PIXELS))
 
     def own(self, path: str) -> bytes:
         """The thumbnail of an image of the index, whatever was changed since."""
@@ -58,31 +56,22 @@ class Thumbnails:
         row = state.row(path) - len(state.names.paths)
         return state.events[row].image if row >= 0 else ""
 
-    def _decoded(self, path: str, added: str) -> Image.Image:
+    def _run(self, path: str, added: str, work: Callable[..., T], *options: object) -> T:
+        """Have a decoder work on a picture."""
+        content = self._gallery.journal.image(added) if added else self._read(path)
         try:
-            return images.decode(self._gallery.journal.image(added) if added else self._read(path), MAX_PIXELS)
+            return decoding.shared().run(work, content, *options)
         except images.ImageError as error:
             raise Missing(f"{path}: its picture {error}; make it anew: dvc repro --force download") from None
 
     def _encode(self, path: str, added: str) -> bytes:
-        return encode(self._decoded(path, added))
+        return self._run(path, added, previews.thumbnail, MAX_PIXELS)
 
 
 def beside(index: Path) -> Path:
     """Where the pictures of an index are looked for: thumbnails beside it, as in a bundle, else raw."""
     thumbnails = index.with_name(FOLDER)
     return thumbnails if thumbnails.is_dir() else index.with_name("raw")
-
-
-def encode(image: Image.Image) -> bytes:
-    """Make an upright RGB picture small and encode its pixels, and nothing else that came with it, as a JPEG."""
-    longest = max(image.size)
-    scale = min(max(longest, LEAST), SIDE) / longest
-    size = [max(1, round(side * scale)) for side in image.size]
-    plain = Image.fromarray(np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC)))
-    content = io.BytesIO()
-    plain.save(content, format="JPEG", quality=85)
-    return content.getvalue()
 
 
 def write(

@@ -22,7 +22,6 @@ from PIL import Image
 
 from lookalike import fetch, images, indexes, manifest, params, searcher, trust
 from lookalike.api import guard
-from lookalike.api.problems import Problem
 from lookalike.datasets import folder
 from lookalike.datasets.base import Settings
 from lookalike.errors import LookalikeError
@@ -81,7 +80,7 @@ def decode(content: bytes) -> None:
             raise DefectError(f"{pixels.dtype} {pixels.shape}")
     except ImageError as error:
         refused(error)
-    with suppress(Problem):
+    with suppress(guard.RefusedError):
         guard.decode(content, PIXELS)
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import images, params, stage
+from lookalike import decoding, params, stage
 from lookalike.collection import FIT_FILE, RowWriter, save_strings
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
@@ -49,7 +49,7 @@ def main() -> None:
 
     listed = read_labels(args.raw / "labels.csv")
     size = settings.image_size
-    decoded = images.decode_files(
+    decoded = decoding.decode_files(
         [args.raw / path for path, _ in listed], size, settings.fit, settings.max_pixels, settings.workers
     )
     kept: list[tuple[str, str, str]] = []  # path, label, sha256

@@ -102,13 +102,13 @@ def preprocess(path: Path) -> tuple[str, str]:
 
 def upload(path: Path) -> tuple[str, str]:
     """A picture that a stranger sends."""
-    from lookalike.api import guard
-    from lookalike.api.problems import Problem
+    from lookalike.api import guard, problems
 
     try:
         image = guard.decode(path.read_bytes(), MAX_PIXELS)
-    except Problem as problem:
-        return ("refused" if 400 <= problem.kind.status < 500 else "defect"), f"{problem.kind.name}: {problem.detail}"
+    except guard.RefusedError as error:
+        refused = 400 <= problems.BY_NAME[error.kind].status < 500
+        return ("refused" if refused else "defect"), f"{error.kind}: {error}"
     return ("taken" if image.mode == "RGB" and min(image.size) > 0 else "defect"), f"{image.mode} {image.size}"
 
 

@@ -292,7 +292,8 @@ def crafted(seed: int) -> Iterator[Named]:
     yield "gif-of-10000-frames", gif[:-1] + gif[781:-1] * 10_000 + b";"
     yield "png-of-100000-chunks", png(40, 30, 8, 2, *[chunk(b"teSt", b"")] * 100_000)
     yield "png-of-100000-texts", png(40, 30, 8, 2, *[chunk(b"tEXt", b"a%d\0b" % n) for n in range(100_000)])
-    yield "jpeg-of-5000000-fill-bytes", jpeg[:2] + b"\xff" * 5_000_000 + jpeg[2:]
+    for name, fill in (("fill-bytes", b"\xff"), ("zeros", b"\xff" + b"\0")):
+        yield f"jpeg-of-19000000-{name}", jpeg[:2] + fill.ljust(19_000_000, fill[-1:]) + jpeg[2:]
     yield "jpeg-of-1000000-segments", jpeg[:2] + b"\xff\xee\0\x02" * 1_000_000 + jpeg[2:]
     yield "jpeg-of-4000-scans", many_scans(4000, 2000)
     yield "jpeg-of-64-scans", many_scans(50, 2000)

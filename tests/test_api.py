@@ -29,11 +29,12 @@ import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, picture
+from hostile_pictures import many_scans
 from PIL import Image
 from small_collection import write_index
 
 from lookalike import images, refine, texts, thumbnails
-from lookalike.api import guard, ids, problems
+from lookalike.api import ids, problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
 from lookalike.api.asking import Askers, Brief
@@ -709,12 +710,12 @@ def test_decoding_and_receiving_have_a_limit_of_time(where: Where, monkeypatch: 
     settings = {"seconds": 0.1, "upload_seconds": 0.2}
     late = answered_here(where, settings, lambda client: client.post("/search", content=stalled()))
     assert is_problem(late, problems.SLOW_UPLOAD)
-    monkeypatch.setattr(guard, "decode", lambda *_: time.sleep(0.5))
     monkeypatch.setattr("lookalike.api.service.cores", lambda: 1)
 
     async def two(client: httpx.AsyncClient) -> Any:
-        return await asyncio.gather(*(client.post("/search", content=where.content()) for _ in range(2)))
+        return await asyncio.gather(*(client.post("/search", content=large) for _ in range(2)))
 
+    large = many_scans(50, 7000)
     late, never_begun = sorted(answered_here(where, settings, two), key=lambda answer: answer.status_code)
     assert is_problem(late, problems.TOO_SLOW)
     assert is_problem(never_begun, problems.QUEUE_FULL) and "decoded" in never_begun.json()["detail"]

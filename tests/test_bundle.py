@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 from small_collection import Built, run
 
-from lookalike import bundle, manifest, thumbnails, trust
+from lookalike import bundle, manifest, previews, thumbnails, trust
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
 from lookalike.gallery import Gallery
@@ -173,7 +173,7 @@ def test_thumbnails_hold_pixels_and_nothing_else(built: Built, tmp_path: Path) -
     content = shown.of("blue/new.jpg")  # from the journal
     assert b"where I live" not in content
     assert Image.open(io.BytesIO(content)).size == (128, 256)
-    assert max(Image.open(io.BytesIO(thumbnails.encode(Image.new("RGB", (8, 4))))).size) == 128
+    assert max(Image.open(io.BytesIO(previews.encode(Image.new("RGB", (8, 4))))).size) == 128
     assert shown.pixels("red/03.jpg", 50).shape == (50, 50, 3)
     with pytest.raises(LookalikeError, match="is not in the collection"):
         shown.of("../../etc/passwd")

@@ -1,25 +1,16 @@
 """Every kind of image file becomes upright RGB, or a reason."""
 
 import io
-import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from conftest import ROOT, picture
+from conftest import picture
 from PIL import Image
 
 from lookalike import images
-from lookalike.errors import LookalikeError
 from lookalike.images import ImageError, decode, fit
 
 LIMIT = 10_000
@@ -206,52 +197,26 @@ def test_shrinking_is_antialiased() -> None:
     assert np.abs(out - 127.5).max() < 12
 
 
-@pytest.mark.slow
-def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
-    paths = []
-    for seed in range(40):
-        path = tmp_path / f"{seed}.png"
-        picture(seed).save(path)
-        paths.append(path)
-    paths[7].write_bytes(b"broken")
-    one, two = (list(images.decode_files(paths, 32, "crop", LIMIT, workers)) for workers in (1, 2))
-    assert [d.sha256 for d in one] == [d.sha256 for d in two]
-    assert [d.reason for d in one] == [d.reason for d in two]
-    assert one[7].pixels is None and one[7].reason
-    for a, b in zip(one, two, strict=True):
-        assert np.array_equal(a.pixels, b.pixels) if a.pixels is not None else b.pixels is None
+def test_fill_bytes_of_a_jpeg_are_skipped() -> None:
+    """Legal before any marker. The pixels are the same, and all that stands between segments is dropped, up to SOS."""
+    content = encoded(picture(7), "JPEG", progressive=True, comment=b"\xff\xff\xd8 no marker")
+    filled, position = content[:2], 2
+    while content[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(content[position + 2 : position + 4])
+        filled += b"\xff" * position + content[position:end]
+        position = end
+    filled += b"junk\xff\xff" + content[position:]
+    assert images.without_fill_bytes(filled) == content == images.without_fill_bytes(content)
+    assert np.array_equal(pixels(filled), pixels(content))
 
 
-def test_a_worker_that_dies_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(images, "_die_with_parent", partial(signal.raise_signal, signal.SIGKILL))
-    said = r"a decoding process died, .*; set preprocess\.workers: 1 to see which .*, or lower preprocess\.max_pixels"
-    with pytest.raises(LookalikeError, match=said):
-        list(images.decode_files([tmp_path / "a.png"] * 17, 32, "pad", LIMIT, workers=2))
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"GIF89a\xff\xff\xff", b"BM\xff\xd8\xff\xff\xff"])
+def test_content_without_fill_bytes_is_as_it_was(content: bytes) -> None:
+    assert images.without_fill_bytes(content) == content
 
 
-DECODE = """
-import itertools, pathlib, sys
-from lookalike import images
-if __name__ == "__main__":
-    paths = [pathlib.Path(sys.argv[1])] * 100_000
-    for decoded in itertools.islice(images.decode_files(paths, 32, "pad", 10_000, workers=2), 1):
-        print("decoded", flush=True)
-        input()  # in the loop: the pool is open
-"""
-
-
-def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
-    picture(0).save(tmp_path / "a.png")
-    script = tmp_path / "decode.py"
-    script.write_text(DECODE)
-    command = [sys.executable, script, tmp_path / "a.png"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout.readline() == "decoded\n"
-        workers = psutil.Process(run.pid).children(recursive=True)
-        assert len(workers) >= 2
-        run.kill()
-    deadline = time.monotonic() + 60
-    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
-        assert time.monotonic() < deadline, workers
-        time.sleep(0.05)
+def test_a_jpeg_of_very_many_segments_is_refused() -> None:
+    content = encoded(picture(8), "JPEG")
+    for segment in (b"\xff\xee\0\x02", b"\xff\xd0", b"\xff\0"):
+        with pytest.raises(ImageError, match="a JPEG of more than 10000 segments"):
+            decode(content[:2] + segment * 10_000 + content[2:], LIMIT)

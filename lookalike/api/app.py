@@ -45,7 +45,7 @@ from lookalike.api.schema import (
     openapi,
 )
 from lookalike.api.service import Item, Service
-from lookalike.api.upload import has_body, receive
+from lookalike.api.upload import declared_length, has_body, receive
 from lookalike.state import Hit
 
 # FastAPI's own reports, which an environment variable could send elsewhere; asking whether costs time too.
@@ -139,7 +139,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
         """
         if text is not None and not has_body(request):
             return as_hits(await service.search(None, k, min_similarity, label, text, text_weight))
-        with service.admission() as place:
+        with service.admission(declared_length(request)) as place:
             upload = await receive(request, service.settings, place)
             check_known(upload.fields, [], "field of the form")
             return as_hits(await service.search(upload.content, k, min_similarity, label, text, text_weight))
@@ -183,7 +183,7 @@ def add_items(app: FastAPI, service: Service) -> None:
 
         The name that a form gives the file is not read.
         """
-        with service.admission() as place:
+        with service.admission(declared_length(request)) as place:
             upload = await receive(request, service.settings, place)
             new = merged({"label": label, "name": name, "replace": replace}, upload.fields)
             item, replaced = await service.add(upload.content, new["label"], new["name"], replace=new["replace"])

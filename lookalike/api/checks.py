@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from lookalike.api import guard, ids, problems
+from lookalike.api import ids, problems
 from lookalike.api.problems import Problem
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery, LabelError
@@ -39,13 +39,14 @@ def explained(error: LookalikeError) -> Exception:
     return Problem(problems.INVALID, str(error)) if isinstance(error, LabelError | TextError) else error
 
 
-def named(content: bytes, label: str, name: str | None, digest: str, max_pixels: int) -> str:
-    """The path of a new image: its class, and the last part of the name, or of its bytes' hash where it has none."""
-    if name is None:
-        kind = guard.examined(content, max_pixels)
-        last = digest[:32] + ENDINGS.get(kind, f".{kind.lower()}")
-    else:
-        last = PurePosixPath(name.replace("\\", "/")).name
+def named_by_content(digest: str, kind: str) -> str:
+    """The name of a new image that came without one: its bytes' hash, and an ending for its format."""
+    return digest[:32] + ENDINGS.get(kind, f".{kind.lower()}")
+
+
+def path_of(label: str, name: str) -> str:
+    """The path of a new image: its class, and the last part of its name."""
+    last = PurePosixPath(name.replace("\\", "/")).name
     path = f"{label}/{last}".removeprefix("/")
     if not path.isprintable() or len(os.fsencode(last)) > NAME_MOST:
         raise Problem(problems.INVALID, f"the name must be printable, and at most {NAME_MOST} bytes long")

@@ -39,8 +39,9 @@ A hit's `cosine` is that of the refined vectors, -1 to 1; of a picture with itse
 Pictures that arrive together are embedded together, up to `--batch` ({batch}); a hit does not depend on the company.
 Past `--queue` ({queue}) searches and additions at a time, the next is answered 503 with Retry-After. What is uploaded
 is recognised by its content, limited to {max_bytes:,} bytes while it arrives and {max_pixels:,} pixels before it is
-decoded, and nothing is fetched from anywhere. The name that a form gives a file is not read, and an `id` is looked up
-in the collection, never in the file system.
+decoded; decoding is stopped after 5 seconds of a core. Large pictures, which take long, are decoded apart from the
+others; where too many of them wait, the next is answered 503. Nothing is fetched from anywhere. The name that a form
+gives a file is not read, and an `id` is looked up in the collection, never in the file system.
 """
 ERRORS = """\
 ## Errors

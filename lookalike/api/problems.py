@@ -71,7 +71,9 @@ TWO_FORMATS = Kind("two-formats", 422, "The content is an image and something el
 TOO_MANY_BYTES = Kind("too-many-bytes", 413, "The body is too large", "more than 20000000 bytes; send a smaller file")
 TOO_MANY_PIXELS = Kind("too-many-pixels", 413, "The picture is too large",
                        "60000 x 60000 pixels, more than the 50000000 that are accepted")  # fmt: skip
-TOO_SLOW = Kind("too-slow-to-decode", 422, "The picture takes too long to decode", "decoding took more than 10 seconds")
+TOO_SLOW = Kind(
+    "too-slow-to-decode", 422, "The picture takes too long to decode", "decoding took more than 5 seconds of a core"
+)
 SLOW_UPLOAD = Kind(
     "slow-upload", 408, "The body did not arrive in time", "the body took more than 30 seconds to arrive"
 )
@@ -93,6 +95,7 @@ NOT_READY = Kind("not-ready", 503, "Not ready yet", "the network is being loaded
 INTERNAL = Kind("internal", 500, "A mistake of the server", "see the server's log")
 
 KINDS = [each for each in list(globals().values()) if isinstance(each, Kind)]
+BY_NAME = {kind.name: kind for kind in KINDS}
 PICTURE = (NO_PICTURE, BROKEN_UPLOAD, NOT_AN_IMAGE, BROKEN_IMAGE, FEATURELESS, SEVERAL_FRAMES, TWO_FORMATS,
            TOO_MANY_BYTES, TOO_MANY_PIXELS, TOO_SLOW, SLOW_UPLOAD, QUEUE_FULL, NOT_READY)  # fmt: skip
 ANYWHERE = (UNAUTHORIZED, FORBIDDEN, INTERNAL)

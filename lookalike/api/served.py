@@ -1,23 +1,21 @@
 """Pictures as they are sent out: decoded and encoded anew, so that nothing of the file goes along but the pixels."""
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from lookalike import images, thumbnails
+from lookalike import previews, thumbnails
 from lookalike.api import problems
 from lookalike.api.problems import Problem
+from lookalike.decoding import TooSlowError
 from lookalike.images import ImageError
 from lookalike.journal import Journal
 from lookalike.state import State
 
-PNG_MOST = 1_000_000  # pixels that are sent without loss, where the file was without
-JPEG = {"JPEG", "MPO", "WEBP"}
+Run = Callable[..., Any]  # a function, its arguments -> what it returns; see lookalike.decoding.Decoder.run
 
 
 @dataclass(frozen=True)
@@ -68,21 +66,12 @@ def _bundled(folder: Path, version: str) -> Callable[[str], bytes]:
     return thumbnails.reader(folder)
 
 
-def rendered(found: Stored, side: int | None, max_pixels: int) -> Picture:
-    """Decode an original and encode it: PNG where the file was without loss and is small, else JPEG."""
+def rendered(found: Stored, side: int | None, max_pixels: int, run: Run) -> Picture:
+    """Decode an original and encode it; see lookalike.previews.copy. `run` runs that in a decoder."""
     try:
-        content = found.read()
-        image = images.decode(content, max_pixels)
+        content, media_type = run(previews.copy, found.read(), side, max_pixels)
+    except TooSlowError:
+        raise
     except (ImageError, OSError, thumbnails.Missing):
         raise Problem(problems.NO_ORIGINAL, "the image is in the index, but its file cannot be decoded") from None
-    kind = Image.open(io.BytesIO(content), formats=images.FORMATS).format
-    if side:
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    bare = Image.new("RGB", image.size)  # profile, comment and the like stay with the other
-    bare.paste(image)
-    out = io.BytesIO()
-    if kind in JPEG or image.width * image.height > PNG_MOST:
-        bare.save(out, "JPEG", quality=90)
-    else:
-        bare.save(out, "PNG")
-    return Picture(out.getvalue(), Image.MIME["JPEG" if out.getvalue()[:2] == b"\xff\xd8" else "PNG"], found.tag(side))
+    return Picture(content, media_type, found.tag(side))

@@ -2,12 +2,11 @@
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -16,11 +15,12 @@ from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
 from lookalike.api.batching import Batcher
-from lookalike.api.checks import explained, known, named, seen
+from lookalike.api.checks import explained, known, named_by_content, path_of, seen
 from lookalike.api.collection import ServedCollection, alone
+from lookalike.api.lanes import Lane
 from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
-from lookalike.api.served import Picture, Stored, rendered, stored
+from lookalike.api.served import Picture, Run, Stored, rendered, stored
 from lookalike.api.settings import Settings
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
@@ -28,6 +28,9 @@ from lookalike.machine import cores
 from lookalike.network import Embedding, check_same_network
 from lookalike.runtimes import Embedder, openvino
 from lookalike.state import Hit
+
+LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # of an upload that is decoded among the others; see guard.work
+HEAVY_MOST = 8  # other uploads at one time: they take up to 5 s each, and a client waits 10 s
 
 T = TypeVar("T")
 
@@ -57,7 +60,8 @@ class Service:
         self._collection.open()
         check_same_network(self._collection.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
-        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        self._light = Lane(cores(), self.settings.queue)
+        self._heavy = Lane(max(1, cores() // 2), HEAVY_MOST, nice=10)
         self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
         self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
 
@@ -69,7 +73,8 @@ class Service:
 
     def close(self) -> None:
         """Finish what is under way."""
-        self._decoders.shutdown(cancel_futures=True)
+        self._light.close()
+        self._heavy.close()
         self._batcher.close()
         self._collection.close()
         self._reader.close()
@@ -90,10 +95,15 @@ class Service:
 
         return embed
 
-    def admission(self) -> AbstractContextManager[Place]:
-        """Take a place for a picture; raises Problem where none is free, and before the network is loaded."""
+    def admission(self, length: int) -> AbstractContextManager[Place]:
+        """Take a place for a picture of so many bytes, if that is known; raises Problem where none is free.
+
+        So it does before the network is loaded.
+        """
         if not self.loaded:
             raise retry(problems.NOT_READY, "the network is being loaded; try again")
+        if self.settings.max_bytes >= length > LIGHT_BYTES:
+            self._heavy.check()  # before it is received
         return self._admission.place()
 
     # --- questions -------------------------------------------------------------------------------------------------
@@ -156,10 +166,7 @@ class Service:
         found = await self._collection.ask(find)
         if tag and found.tag(side) in tag:
             return None
-        try:
-            return await self._limited(lambda: rendered(found, side, self.settings.max_pixels))
-        except LookalikeError as error:  # a damaged journal, or bundle
-            raise self._collection.unavailable(error) from None
+        return await self._limited(self._light, lambda run: rendered(found, side, self.settings.max_pixels, run))
 
     async def count(self) -> int:
         """How many images the collection has."""
@@ -172,7 +179,11 @@ class Service:
     async def add(self, content: bytes, label: str, name: str | None, *, replace: bool) -> tuple[Item, bool]:
         """Add a picture; it is on disk when this returns. Also says whether it took another's place."""
         digest = hashlib.sha256(content).hexdigest()
-        path = await self._limited(lambda: named(content, label, name, digest, self.settings.max_pixels))
+        if name is None:
+            lane = self._light if len(content) <= LIGHT_BYTES else self._heavy
+            kind = await self._decode(lane, guard.examined, content, self.settings.max_pixels)
+            name = named_by_content(digest, kind)
+        path = path_of(label, name)
 
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
@@ -220,12 +231,7 @@ class Service:
         for _ in range(2):
             embedding = (await self._collection.ask(_up_to_date)).embedding
             with self._batcher.decoding():
-                pixels = await self._limited(
-                    lambda embedding=embedding: images.fit(  # type: ignore[misc]
-                        guard.decode(content, self.settings.max_pixels), embedding.image_size, embedding.fit
-                    )
-                )
-                waiting = self._batcher.submit(embedding, pixels)
+                waiting = self._batcher.submit(embedding, await self._square(content, embedding))
             try:
                 vector = await asyncio.wrap_future(waiting)
             except LookalikeError as error:
@@ -242,22 +248,24 @@ class Service:
         """The threads that a question with a text needs; None for those that every question has."""
         return self._reader if text is not None and self._collection.gallery.reads_texts else None
 
-    async def _limited(self, work: Callable[[], T]) -> T:
-        """Have a thread decode, for a limited time; one that takes longer is left to itself."""
-        begun = threading.Event()
+    async def _square(self, content: bytes, embedding: Embedding) -> np.ndarray:
+        """The pixels of an upload, uint8 (S, S, 3)."""
+        job = content, embedding.image_size, embedding.fit, self.settings.max_pixels
+        if len(content) <= LIGHT_BYTES:
+            with suppress(guard.LaboriousError):
+                return images.as_pixels(await self._decode(self._light, guard.square, *job, LIGHT_WORK))
+        return images.as_pixels(await self._decode(self._heavy, guard.square, *job))
 
-        def run() -> T:
-            begun.set()
-            return work()
+    async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
+        """Have a decoder do work(*job)."""
+        return await self._limited(lane, lambda run: cast(T, run(work, *job)))
 
+    async def _limited(self, lane: Lane, work: Callable[[Run], T]) -> T:
+        """Have a decoder work, for a limited time."""
         try:
-            return await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(self._decoders, run), self.settings.seconds
-            )
-        except TimeoutError:
-            if begun.is_set():
-                raise Problem(problems.TOO_SLOW, f"decoding took more than {self.settings.seconds:g} seconds") from None
-            raise retry(problems.QUEUE_FULL, "too many pictures are being decoded; try again") from None
+            return await lane.run(work, self.settings.seconds)
+        except LookalikeError as error:  # a damaged journal or bundle; a decoder that cannot be started
+            raise self._collection.unavailable(error) from None
 
 
 def _up_to_date(gallery: Gallery) -> Gallery:

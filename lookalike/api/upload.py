@@ -38,14 +38,19 @@ def has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
+def declared_length(request: Request) -> int:
+    """The bytes that a body is said to have; 0 where that is not said."""
+    length = request.headers.get("content-length", "0")
+    return int(length) if length.isdigit() else 0
+
+
 async def receive(request: Request, settings: Settings, place: Place) -> Upload:
     """Read a picture: the field `file` of a form, or the body itself. Raises Problem as soon as it is too large."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if declared.startswith(REFUSED):
         raise Problem(problems.NOT_AN_IMAGE, f"{declared} is no image; send the picture as it is, as image/*, "
                       "application/octet-stream or multipart/form-data")  # fmt: skip
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > settings.max_bytes:
+    if declared_length(request) > settings.max_bytes:
         raise _too_many(settings)
     try:
         async with asyncio.timeout(settings.upload_seconds):

@@ -101,8 +101,12 @@ def app() -> None:
 app.help = with_examples(app.help)
 
 
-def open_pictures(where: dict[str, Path]) -> Any:
-    """Open the collection that the options name."""
+def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> Any:
+    """Open the collection that the options name. `decodes` starts a decoder, whose imports go on beside ours."""
+    if decodes:
+        from lookalike import decoding
+
+        decoding.shared().start()
     from lookalike.pictures import Pictures  # --help need not wait for what it imports
 
     return Pictures(where["index"], where["model"], where["changes"], tell)

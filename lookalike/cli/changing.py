@@ -29,7 +29,7 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     from lookalike.progress import progress_bar
     from lookalike.state import check_name
 
-    opened = open_pictures(where)
+    opened = open_pictures(where, decodes=True)
     files = list(contents(pictures))
     if path is not None and len(files) != 1:
         raise LookalikeError(f"--as names one path, but there are {len(files)} pictures")

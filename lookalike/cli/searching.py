@@ -77,7 +77,7 @@ def search(
     """
     if not pictures and text is None:
         raise click.UsageError("Missing argument 'PICTURES...', or option '--text'.")
-    opened = open_pictures(where)
+    opened = open_pictures(where, decodes=bool(pictures))
     files, found, unreadable = list(contents(pictures)), [], Unreadable()
     if text is not None and not files:
         hits = opened.search(None, k, min_similarity, label, text, text_weight)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lookalike import images, thumbnails
+from lookalike import decoding, images, previews
 from lookalike.errors import LookalikeError
 from lookalike.pictures import MAX_PIXELS, Pictures
 from lookalike.state import Hit
@@ -108,7 +108,7 @@ class Opened:
         return self._labels[1]
 
     def _load_network(self) -> None:
-        blank = thumbnails.encode(Image.new("RGB", (8, 8)))
+        blank = previews.encode(Image.new("RGB", (8, 8)))
         with self._network, suppress(LookalikeError):  # said to whoever searches with a picture
             self.pictures.embed(blank)
 
@@ -133,6 +133,6 @@ def query_from(content: bytes) -> Query:
     if len(content) > MAX_BYTES:
         raise LookalikeError(f"The file has {len(content) / 2**20:.0f} MB; {MAX_MEGABYTES} MB is the limit.")
     try:
-        return Query(content=content, thumbnail=thumbnails.encode(images.decode(content, MAX_PIXELS)))
+        return Query(content=content, thumbnail=decoding.shared().run(previews.thumbnail, content, MAX_PIXELS))
     except images.ImageError as error:
         raise LookalikeError(f"This file cannot be searched with: {error}.") from None
