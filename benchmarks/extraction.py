@@ -168,21 +168,25 @@ def quality(args: argparse.Namespace) -> None:
 
 
 def query(args: argparse.Namespace) -> None:
-    """Print the seconds of each of a few processes, each new."""
+    """Print the seconds of a search in a process of its own, and of one that only imports what a search must."""
     command = [sys.executable, "-m", "lookalike.cli", "search", str(args.picture), "--index", str(args.index)]
     command += ["--model", str(args.model), "-k", "1"]
+    imports = [sys.executable, "-c", "import numpy, faiss, openvino"]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    seconds = [
-        timed(lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL))
-        for _ in range(args.rounds + 1)
-    ][1:]  # the first reads the files from disk
+    seconds: dict[str, list[float]] = {"search": [], "imports": []}
+    for number in range(args.rounds + 1):
+        for name, each in (("search", command), ("imports", imports)):  # in turns, so that noise hits both
+            took = timed(lambda: subprocess.run(each, check=True, env=environment, stdout=subprocess.DEVNULL))  # noqa: B023
+            seconds[name] += [took] * (number > 0)  # the first reads the files from disk
     shown = subprocess.run(
         [command[0], "-X", "importtime", *command[1:]], check=True, env=environment, capture_output=True, text=True
     )
     imported = re.search(r"\| +tensorflow$", shown.stderr, re.MULTILINE)
-    print(f"start to first answer: median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s of "
-          f"{len(seconds)}; TensorFlow imported: {'yes' if imported else 'no'}")  # fmt: skip
+    search, least = statistics.median(seconds["search"]), statistics.median(seconds["imports"])
+    print(f"{cpu_name()}: start to first answer: median {search:.2f} s, worst {max(seconds['search']):.2f} s of "
+          f"{args.rounds}; python -c 'import numpy, faiss, openvino': {least:.2f} s, so {search / least:.2f} times; "
+          f"TensorFlow imported: {'yes' if imported else 'no'}")  # fmt: skip
 
 
 def memory(args: argparse.Namespace) -> None:

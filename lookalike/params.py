@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lookalike.errors import LookalikeError, closest
@@ -17,22 +16,15 @@ from lookalike.errors import LookalikeError, closest
 class Section(BaseModel):
     """One section of params.yaml: every key required, no other key allowed, values of exactly these types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
+EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
 UNUSED = "data/none"  # what params.yaml names where no file is wanted: DVC needs a tracked path
 SECTIONS = (
     "download", "preprocess", "model", "extract", "index", "finetune", "protocol", "evaluate", "benchmark",
 )  # fmt: skip
 
-
-class _Loader(yaml.SafeLoader):
-    """With YAML 1.2's floats: what DVC writes for 0.00002, 2e-05, is to PyYAML a word."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -43,8 +35,14 @@ def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
     Raises LookalikeError, naming file, key, value and what would be allowed, for anything but a complete,
     well-typed section.
     """
+    import yaml  # a search, which reads no settings, need not wait for it
+
+    class Loader(yaml.SafeLoader):
+        """With YAML 1.2's floats: what DVC writes for 0.00002, 2e-05, is to PyYAML a word."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, it is a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506, it is a SafeLoader
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; run from the project's root or give --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

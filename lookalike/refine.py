@@ -22,7 +22,6 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from threadpoolctl import threadpool_limits
 
 from lookalike.collection import read_array
 from lookalike.errors import LookalikeError
@@ -96,6 +95,8 @@ class Refinement:
                 f"index.refine.pca is {settings.pca}, but the gallery has {count} images of {dim} dimensions; "
                 f"choose at most {max(min(count - 1, dim), 0)} (one less than the images), or 0 for none, with whiten 0"
             )
+        from threadpoolctl import threadpool_limits  # a search, which fits nothing, need not wait for it
+
         with threadpool_limits(1):  # several threads add in another order: the last bits would depend on the cores
             mean, variances, vectors = _principal(features, settings)
         if variances[0] < 1e-12:

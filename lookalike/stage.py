@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lookalike.errors import LookalikeError
 
 
@@ -30,6 +28,8 @@ def door(module: str, description: str | None) -> argparse.ArgumentParser:
 
 def notice(stage: str, message: str) -> None:
     """Tell the user one thing worth knowing, on stderr, prefixed with the stage."""
+    from tqdm import tqdm
+
     tqdm.write(f"{stage}: {message}", file=sys.stderr)  # above a progress bar, if there is one
 
 

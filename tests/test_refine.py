@@ -518,7 +518,7 @@ def test_the_fit_is_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
     limits = []
-    monkeypatch.setattr("lookalike.refine.threadpool_limits", lambda limit: limits.append(limit) or nullcontext())
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda limit: limits.append(limit) or nullcontext())
     Refinement.fit(FEATURES, FULL)
     assert limits == [1]
 

@@ -1,7 +1,6 @@
 """What every runtime offers."""
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -49,6 +48,8 @@ class Runtime(Protocol):
 
 def installed(package: str, requirements: str = "requirements.txt") -> str:
     """Name and version of a Python package; raises LookalikeError, naming its requirements, if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # 15 ms that a search need not wait for
+
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
