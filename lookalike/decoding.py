@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ from lookalike.machine import cores
 SECONDS = 5.0  # of a core, for one picture
 # Of the clock, likewise: the only limit on Windows, which counts no seconds of a core; elsewhere for a decoder that
 # hangs, and far above SECONDS, as a busy machine may give it a small share of a core.
-PATIENCE = 600.0 if hasattr(signal, "setitimer") else SECONDS
+PATIENCE = 600.0 if decoding_process.LIMITS else SECONDS
 CHUNK = 16  # files that a decoder is given together
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Decoder:
             for number in range(len(jobs)):
                 if asked is None or asked is not self._process:
                     asked = self._wait_until_ready()
-                    request = work, jobs[number:], SECONDS
+                    request = work, jobs[number:], SECONDS, min(patience, PATIENCE)
                 else:
                     request = None
                 well, result = self._exchange(asked, request, min(patience, PATIENCE))
@@ -123,15 +124,9 @@ class Decoder:
 
     def _exchange(self, process: "subprocess.Popen[bytes]", request: object, patience: float) -> tuple[bool, Any]:
         """Send a request, if there is one, and return the next answer."""
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()
-
-        watch = threading.Timer(patience, end)
-        watch.daemon = True
-        watch.start()
+        begun, watch = time.monotonic(), threading.Timer(patience, process.kill)
+        if not decoding_process.LIMITS:
+            watch.start()
         try:
             with suppress(OSError):  # it died meanwhile; of what, its exit status says
                 if request is not None:
@@ -140,12 +135,10 @@ class Decoder:
             answer: tuple[bool, Any] = pickle.load(_output(process))  # noqa: S301
         except (EOFError, pickle.UnpicklingError):
             self.close()
-            answer = False, _death(process.wait(), patience if late.is_set() else None)
+            late = not decoding_process.LIMITS and time.monotonic() - begun >= patience
+            return False, _death(process.wait(), patience, late)
         finally:
             watch.cancel()
-            watch.join()
-        if late.is_set():
-            self.close()
         return answer
 
 
@@ -157,12 +150,12 @@ def _output(process: "subprocess.Popen[bytes]") -> IO[bytes]:
     return cast(IO[bytes], process.stdout)
 
 
-def _death(status: int, patience: float | None) -> ImageError:
-    """What a process died of: of our patience, of its own limit, or of a crash; the same for a picture in every run."""
-    if patience is not None:
-        return TooSlowError(f"decoding took more than {patience:.0f} seconds")
-    if hasattr(signal, "SIGPROF") and status == -signal.SIGPROF:
+def _death(status: int, patience: float, late: bool) -> ImageError:
+    """What a process died of: one of the limits, or a crash; the same for a picture in every run."""
+    if decoding_process.LIMITS and status == -signal.SIGPROF:
         return TooSlowError(f"decoding took more than {SECONDS:g} seconds of a core")
+    if late or (decoding_process.LIMITS and status == -signal.SIGALRM):
+        return TooSlowError(f"decoding took more than {patience:.0f} seconds")
     return ImageError(f"its decoder died ({'signal' if status < 0 else 'exit status'} {abs(status)})")
 
 

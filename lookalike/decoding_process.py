@@ -15,6 +15,8 @@ from PIL import Image
 
 from lookalike.images import ImageError
 
+LIMITS = hasattr(signal, "setitimer")  # not on Windows, where the parent watches the clock instead
+
 
 def main(nice: int) -> None:
     """Answer until the input ends: first that the process is ready, then one result a picture, as they come."""
@@ -28,13 +30,13 @@ def main(nice: int) -> None:
     _send(answers, None)
     while True:
         try:
-            work, jobs, seconds = pickle.load(sys.stdin.buffer)  # noqa: S301  from the parent
+            work, jobs, seconds, patience = pickle.load(sys.stdin.buffer)  # noqa: S301  from the parent
         except EOFError:
             return
         for job in jobs:
-            _limit(seconds)
+            _limit(seconds, patience)
             result = _result(work, job)
-            _limit(0)
+            _limit(0, 0)
             _send(answers, result)
 
 
@@ -48,10 +50,11 @@ def _result(work: Callable[..., Any], job: tuple[Any, ...]) -> tuple[bool, Any]:
         return False, error
 
 
-def _limit(seconds: float) -> None:
-    """Have this process ended, by the default action of SIGPROF, after so many more seconds of a core; 0 for never."""
-    if hasattr(signal, "setitimer"):
+def _limit(seconds: float, patience: float) -> None:
+    """Have a signal end this process after so many more seconds of a core, or of the clock; 0 for never."""
+    if LIMITS:
         signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, patience)
 
 
 def _send(answers: Any, message: object) -> None:

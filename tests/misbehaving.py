@@ -28,6 +28,12 @@ def wait(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def hang(_: int) -> None:
+    """Wait for ever, whatever limit of the clock the process has set itself."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    time.sleep(3600)
+
+
 def crash(_: int) -> None:
     """Die as a decoder with a fault does."""
     os.kill(os.getpid(), signal.SIGSEGV)

@@ -97,6 +97,17 @@ def test_a_decoder_that_hangs_is_ended_too() -> None:
     decoder.close()
 
 
+def test_where_a_process_cannot_limit_itself_the_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.setattr(decoding_process, "LIMITS", False)
+    monkeypatch.setattr(decoding, "SECONDS", 1000)
+    decoder = Decoder()
+    with pytest.raises(TooSlowError, match="decoding took more than 1 seconds"):
+        decoder.run(misbehaving.hang, 1, patience=1)
+    assert decoder.run(misbehaving.double, 4) == 8
+    decoder.close()
+
+
 def test_what_nobody_waits_for_is_ended() -> None:
     decoder = Decoder()
     results = decoder.each(misbehaving.any_of, [("double", 1), ("burn", 2)])

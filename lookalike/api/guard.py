@@ -45,6 +45,10 @@ def decode(content: bytes, max_pixels: int, most: float = inf) -> Image.Image:
 
     Raises RefusedError for what is not accepted, LaboriousError for what is more work.
     """
+    try:
+        content = images.without_fill_bytes(content)  # first: 19 MB of them took 0.09 s in all, and take 0.02 s so
+    except ImageError as error:
+        raise RefusedError("broken-image", str(error)) from None
     kind = examined(content, max_pixels, most)
     try:
         return images.decode(content, max_pixels)
@@ -55,7 +59,6 @@ def decode(content: bytes, max_pixels: int, most: float = inf) -> Image.Image:
 def examined(content: bytes, max_pixels: int, most: float = inf) -> str:
     """The format of what can be decoded safely. Raises as `decode` does."""
     try:
-        content = images.without_fill_bytes(content)  # now, as what follows searches it again and again
         image = images.opened(content, max_pixels)
         several = image.format != "MPO" and getattr(image, "is_animated", False)  # an MPO: a photo and its previews
     except UnidentifiedImageError:
