@@ -230,8 +230,7 @@ class Service:
 
         for _ in range(2):
             embedding = (await self._collection.ask(_up_to_date)).embedding
-            with self._batcher.decoding():
-                waiting = self._batcher.submit(embedding, await self._square(content, embedding))
+            waiting = await self._decoded(content, embedding)
             try:
                 vector = await asyncio.wrap_future(waiting)
             except LookalikeError as error:
@@ -248,13 +247,15 @@ class Service:
         """The threads that a question with a text needs; None for those that every question has."""
         return self._reader if text is not None and self._collection.gallery.reads_texts else None
 
-    async def _square(self, content: bytes, embedding: Embedding) -> np.ndarray:
-        """The pixels of an upload, uint8 (S, S, 3)."""
+    async def _decoded(self, content: bytes, embedding: Embedding) -> "Future[np.ndarray]":
+        """Decode an upload, and have it embedded."""
         job = content, embedding.image_size, embedding.fit, self.settings.max_pixels
         if len(content) <= LIGHT_BYTES:
-            with suppress(guard.LaboriousError):
-                return images.as_pixels(await self._decode(self._light, guard.square, *job, LIGHT_WORK))
-        return images.as_pixels(await self._decode(self._heavy, guard.square, *job))
+            with suppress(guard.LaboriousError), self._batcher.decoding():
+                square = await self._decode(self._light, guard.square, *job, LIGHT_WORK)
+                return self._batcher.submit(embedding, images.as_pixels(square))
+        square = await self._decode(self._heavy, guard.square, *job)  # which no batch waits for
+        return self._batcher.submit(embedding, images.as_pixels(square))
 
     async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
         """Have a decoder do work(*job)."""
