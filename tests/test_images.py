@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, picture
+from conftest import POSIX, ROOT, picture
 from PIL import Image
 
 from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.images import ImageError, decode, fit
+from proof.patience import patience
 
 LIMIT = 10_000
 
@@ -222,6 +223,7 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
         assert np.array_equal(a.pixels, b.pixels) if a.pixels is not None else b.pixels is None
 
 
+@POSIX
 def test_a_worker_that_dies_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(images, "_die_with_parent", partial(signal.raise_signal, signal.SIGKILL))
     said = r"a decoding process died, .*; set preprocess\.workers: 1 to see which .*, or lower preprocess\.max_pixels"
@@ -251,7 +253,7 @@ def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
         workers = psutil.Process(run.pid).children(recursive=True)
         assert len(workers) >= 2
         run.kill()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
         assert time.monotonic() < deadline, workers
         time.sleep(0.05)
