@@ -22,6 +22,8 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 AUDIT := .venv/audit/bin
+# A file of tests is one process's, so that what its tests share is made once; long files come first (tests/conftest.py).
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 BASE ?= main
 REAL ?= ../shared/data
 CML := @dvcorg/cml@0.20.0
@@ -57,7 +59,7 @@ image:
 
 check: .venv/pipeline .venv/dev
 	$(CHECKS)
-	$(RUN) pytest -n 2 --dist worksteal -m "not slow"
+	$(RUN) pytest $(TWO) -m "not slow"
 
 reproduce: .venv/pipeline
 	$(RUN) python proof/reproduce.py
@@ -77,11 +79,11 @@ browser:
 
 $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	$(CHECKS)
-	$(RUN) pytest -n 2 --dist worksteal
+	$(RUN) pytest $(TWO)
 	@rm -f .venv/tested-* && touch $@
 
 real: .venv/pipeline .venv/dev
-	LOOKALIKE_REAL_DATA="$(abspath $(REAL))" $(RUN) pytest -n 2 --dist worksteal tests/test_real_data.py
+	LOOKALIKE_REAL_DATA="$(abspath $(REAL))" $(RUN) pytest $(TWO) tests/test_real_data.py
 
 coverage: $(COVERED)
 	$(BIN)/coverage combine --quiet --keep .venv/covered

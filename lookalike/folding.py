@@ -117,6 +117,8 @@ def _write(target: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    if not hasattr(os, "O_DIRECTORY"):  # Windows, which opens no folder
+        return
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # its name too

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.errors import LookalikeError
+from proof.patience import patience
 from proof.sandbox import Sandbox, copy, tail
 
 PAGE = 4096  # bytes; of a tmpfs
@@ -44,7 +46,8 @@ def in_a_namespace() -> None:
     if os.environ.get("FAULTS_NAMESPACE") == str(os.getpid()):
         return
     unshare = ["unshare", "--map-root-user", "--mount"]
-    if subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True).returncode:
+    probe = [*unshare, "mount", "-t", "tmpfs", "none", "/mnt"]
+    if not shutil.which("unshare") or subprocess.run(probe, check=False, capture_output=True).returncode:
         raise LookalikeError("file systems cannot be mounted here, not even in a namespace of one's own; run as root, "
                              "or leave out --fault full-disk and read-only")  # fmt: skip
     script = 'FAULTS_NAMESPACE=$$ exec "$@"'
@@ -213,7 +216,7 @@ def two_at_once(sandbox: Sandbox, stage: str, tell: Tell) -> None:
                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT))  # fmt: skip
         said, wrong = [], ""
         for run in runs:
-            output = run.communicate(timeout=1800)[0]
+            output = run.communicate(timeout=patience(1800))[0]
             errors = [line for line in output.splitlines() if line.startswith("ERROR")]
             said.append("done" if run.returncode == 0 else " ".join(errors) or output[-200:])
             if "Traceback" in output:

@@ -69,7 +69,9 @@ def main() -> None:
         disturbances.in_a_namespace()
     began, found = time.monotonic(), Found(args.json)
     with tempfile.TemporaryDirectory(prefix="faults-", dir=args.folder) as name:
-        sandbox = make(Path(name) / "made")
+        sandbox = make(
+            Path(name) / "made", *(kills.DVC_STAGE if each == kills.DVC else each for each in args.stage or ())
+        )
         print(f"undisturbed runs made in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
         def disturb(task: tuple[str, str]) -> None:

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's library, whatever is installed
 
 NAMES = ("decode", "archive", "labels-csv", "index", "manifest", "journal")
-SECONDS, MEGABYTES, LONGEST = 5, 1000, 65_536  # of one core, for one input; and its bytes
-HUNG = 120  # seconds of the clock, which on a busy machine run while others do
+SECONDS, MEGABYTES, LONGEST = 5, 1000, 65_536  # of one core, for one input, as on an idle machine; and its bytes
+HUNG = 120  # seconds of the clock, likewise
 INSTRUMENTED = ["lookalike", "PIL", "tarfile", "csv", "proof.targets"]
 
 
@@ -89,6 +89,7 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         from PIL import Image
 
+        from proof.patience import patience
         from proof.targets import TARGETS
 
         Image.init()  # which imports the readers of every format, each otherwise at its first picture
@@ -102,7 +103,7 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
         except Exception as error:  # noted, one for each place that raises it, and on it goes
             place = traceback.extract_tb(error.__traceback__)[-1]
             note(f"{type(error).__name__}-{Path(place.filename).stem}-{place.lineno}", content)
-        if time.process_time() - began > SECONDS:
+        if time.process_time() - began > patience(SECONDS):
             note(f"slow-{sha256(content).hexdigest()[:16]}", content)
 
     def note(what: str, content: bytes) -> None:
@@ -114,10 +115,19 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     for seed in target.seeds():
         (corpus / f"seed-{sha256(seed).hexdigest()[:16]}").write_bytes(seed)
     atheris.Setup(
-        [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={HUNG}", f"-rss_limit_mb={MEGABYTES}",
-         f"-max_len={LONGEST}", f"-artifact_prefix={findings}/", "-print_final_stats=1", "-seed=1"],
+        [
+            sys.argv[0],
+            str(corpus),
+            f"-max_total_time={seconds}",
+            f"-timeout={round(patience(HUNG))}",
+            f"-rss_limit_mb={MEGABYTES}",
+            f"-max_len={LONGEST}",
+            f"-artifact_prefix={findings}/",
+            "-print_final_stats=1",
+            "-seed=1",
+        ],
         feed,
-    )  # fmt: skip
+    )
     atheris.Fuzz()
 
 

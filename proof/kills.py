@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lookalike.errors import LookalikeError
 from lookalike.files import PARTIAL
+from proof.patience import patience
 from proof.sandbox import Sandbox
 
 Victim = Literal["stage", "group"]  # the stage's process alone, or DVC and all that it started
@@ -225,9 +226,9 @@ class Traced:
             yield from (line.decode(errors="replace") for line in lines)
 
 
-def wait_for_group(group: int, patience: float = 20) -> None:
+def wait_for_group(group: int) -> None:
     """Wait until no process of a group is left, not even as a zombie, which to DVC is one that holds its locks."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience(60)
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)

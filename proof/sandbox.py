@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from lookalike.files import PARTIAL, file_digest, remove
+from proof.patience import patience
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
@@ -87,7 +88,7 @@ class Sandbox:
         """Run a command in the clone; whatever the exit status."""
         return subprocess.run(
             command, cwd=self.work, env={**self.environment, **environment}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=1800,
+            capture_output=True, text=True, check=False, timeout=patience(1800),
         )  # fmt: skip
 
     @cached_property
@@ -166,9 +167,9 @@ class Sandbox:
             folders[:] = [name for name in folders if name not in (".git", "states") and name not in here]
         return sorted(found)
 
-    def processes(self, patience: float = 20) -> list[str]:
-        """Command lines of processes that still run in the clone after so many seconds."""
-        deadline = time.monotonic() + patience
+    def processes(self) -> list[str]:
+        """Command lines of processes that still run in the clone, and do not end by themselves."""
+        deadline = time.monotonic() + patience(60)
         while found := _running_in(self.work):
             if time.monotonic() > deadline:
                 break
@@ -202,8 +203,11 @@ class Sandbox:
         return Sandbox(folder)
 
 
-def make(folder: Path) -> Sandbox:
-    """Clone the current commit, and run it undisturbed with old settings, then with new ones."""
+def make(folder: Path, *stages: str) -> Sandbox:
+    """Clone the current commit, and run it undisturbed with old settings, then with new ones.
+
+    stages  up to which it is run with old settings: those that are to be disturbed; all, if none is named.
+    """
     sandbox = Sandbox(folder)
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", sandbox.work], check=True)
     draw_pictures(sandbox.work / "photos")
@@ -211,7 +215,7 @@ def make(folder: Path) -> Sandbox:
     small = merged(defaults, SMALL)
     for name, changes in {"old": OLD, "new": {}}.items():
         (sandbox.work / "params.yaml").write_text(yaml.safe_dump(merged(small, changes), sort_keys=False))
-        done = sandbox.run("dvc", "repro")
+        done = sandbox.run("dvc", "repro", *(stages if name == "old" else ()))
         if done.returncode:
             raise RuntimeError(f"the undisturbed run exits {done.returncode}: {tail(done)}")
         for path in STATE:

@@ -63,7 +63,7 @@ class Line:
                     self.cuts += breaks
                 if self._left < 0:
                     self.stalled.set()
-                    threading.Event().wait(60)
+                    threading.Event().wait()  # until this process ends
                     return
                 if breaks:
                     for each in (source, target):

@@ -18,6 +18,7 @@ import yaml
 
 from lookalike.files import file_digest
 from proof.graph import Stage
+from proof.patience import patience
 
 # Of the environment: what says where to read and write; a tool that measures the tests writes beside what it measures.
 NOT_KEPT = ("LOOKALIKE_", "XDG_", "KERAS_", "COVERAGE_")
@@ -127,7 +128,7 @@ def run(stage: Stage, source: Path, base: Path) -> Ran:
     before = tree(project)
     done = subprocess.run(
         [*network_prefix(), "sh", "-c", stage.command],
-        cwd=project / stage.folder, env=environment, capture_output=True, text=True, check=False, timeout=600,
+        cwd=project / stage.folder, env=environment, capture_output=True, text=True, check=False, timeout=patience(600),
     )  # fmt: skip
     after = tree(project)
     notes = log.read_text(encoding="utf-8").splitlines() if log.exists() else []

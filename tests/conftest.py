@@ -21,12 +21,16 @@ from hypothesis import Phase, settings
 from PIL import Image
 from warm import Warm
 
+from proof.patience import patience
+
 if TYPE_CHECKING:
     from small_collection import Built
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = "COVERAGE_PROCESS_CONFIG"  # in the environment: coverage follows new processes, not copies of an old one
 CACHE = {"LOOKALIKE_CACHE": ""}  # of the environment
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and limits of a process")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL, process groups or fork, which Windows has not")
 NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
 settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
 settings.register_profile(  # make mutants: the same examples each time, and one that fails need not be made smaller
@@ -35,10 +39,20 @@ settings.register_profile(  # make mutants: the same examples each time, and one
 settings.load_profile("shared")
 
 
+# Files of tests that take longest, the slowest first: begun last, one would keep a single core busy at the end.
+LONG = (
+    "test_effects", "test_faults", "test_extraction", "test_pipeline", "test_finetune", "test_hostile", "test_ui",
+    "test_transformers", "test_backbones", "test_cli", "test_remotes", "test_backbone_comparison", "test_graph",
+    "test_api", "test_indexes", "test_changes", "test_notebook", "test_workflows", "test_tags",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For mutants, laws after examples: what kills most of them takes milliseconds."""
+    """Long files first. For mutants, laws after examples: what kills most of them takes milliseconds."""
     if config.getoption("--hypothesis-profile") == "mutants":
         items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
+    else:
+        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -77,7 +91,13 @@ class Project:
         if usual and command[0] in ("dvc", "python") and MEASURED not in environment and hasattr(os, "pidfd_open"):
             environment = environment | warm_process().variables
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command,
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience(900),
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -149,7 +169,7 @@ def killed_until_through(
             command, cwd=project.folder, env=project.environment, stderr=subprocess.PIPE, text=True
         )
         enough = (journal[-1] if journal else 0) + draw.randrange(*rows)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + patience(300)
         while process.poll() is None and kept_rows(cache) < enough and time.monotonic() < deadline:
             time.sleep(draw.uniform(0, 0.02))
         time.sleep(draw.uniform(0, 0.3))

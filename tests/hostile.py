@@ -5,9 +5,9 @@ python tests/hostile.py FOLDER --open DOOR  opens every file of FOLDER, as `prep
 """
 
 import argparse
+import io
 import json
 import os
-import resource
 import runpy
 import signal
 import subprocess
@@ -17,13 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-SECONDS = 5  # of one core, for one file
+TIMES = 60  # as long as an honest picture of the most pixels takes to decode: as much of a core, for one file
 TRIES = 3  # before too many seconds are the file's fault, and not those who share the core's
 MAX_PIXELS = 4_000_000  # of a picture that is accepted
 MB = 1_000_000
@@ -54,10 +55,31 @@ def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
         path.write_bytes(content)
 
 
-def opened(folder: Path, door: str, seconds: float = SECONDS) -> Iterator[Outcome]:
-    """Have a child open every file of a folder, in order; after one that kills it another goes on with the next."""
+@cache
+def honest() -> float:
+    """Seconds of one core that an honest picture of the most pixels takes to decode here, now: a PNG of 6 MB."""
+    import numpy as np
+    from PIL import Image
+
+    side = int(MAX_PIXELS**0.5)
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (125, 125, 3), dtype=np.uint8))
+    coarse.resize((side, side), Image.Resampling.BICUBIC).save(file := io.BytesIO(), "PNG", compress_level=1)
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        Image.open(file).load()
+        took.append(time.process_time() - began)
+    return sorted(took)[1]
+
+
+def opened(folder: Path, door: str, seconds: float = 0) -> Iterator[Outcome]:
+    """Have a child open every file of a folder, in order; after one that kills it another goes on with the next.
+
+    seconds  of one core, for one file; by default TIMES what an honest picture takes.
+    """
     names = listed(folder)
     slow: Counter[str] = Counter()
+    seconds = seconds or TIMES * honest()
     if "COVERAGE_PROCESS_CONFIG" in os.environ:  # which makes Python slow
         seconds *= 4
     while names:
@@ -131,19 +153,24 @@ def download(path: Path) -> tuple[str, str]:
     return "taken", f"{count} images"
 
 
-def unpack(path: Path) -> tuple[str, str]:
-    """Stage `download` as a whole, in a folder of its own: what it writes must be plain files below data/raw."""
+@cache
+def section() -> dict[str, object]:
+    """Section `download` of params.yaml."""
     import yaml
 
+    return dict(yaml.safe_load((ROOT / "params.yaml").read_text())["download"])
+
+
+def unpack(path: Path) -> tuple[str, str]:
+    """Stage `download` as a whole, in a folder of its own: what it writes must be plain files below data/raw."""
     from lookalike.errors import LookalikeError
 
     main = runpy.run_path(str(ROOT / "stages" / "download.py"))["main"]
     with tempfile.TemporaryDirectory() as name:
         here = Path(name, "deep", "deeper")
         here.mkdir(parents=True)
-        settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-        settings["download"] |= {"dataset": "caltech101", "url": path.absolute().as_uri(), "checksum": checksum(path)}
-        (here / "params.yaml").write_text(yaml.safe_dump(settings))
+        settings = section() | {"dataset": "caltech101", "url": path.absolute().as_uri(), "checksum": checksum(path)}
+        (here / "params.yaml").write_text(json.dumps({"download": settings}))  # which is YAML too, and quickly read
         sys.argv = ["download.py", str(here / "raw"), "--params", str(here / "params.yaml")]
         try:
             main()
@@ -178,6 +205,8 @@ DOORS: dict[str, Callable[[Path], tuple[str, str]]] = {
 
 def open_all(folder: Path, door: str, first: str, seconds: float) -> None:
     """Open files from `first` on, each within some seconds of one core, and print an Outcome a line."""
+    import resource  # which only some systems have
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # so that a bomb takes this process and not the others
     for name in listed(folder):
@@ -209,13 +238,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--open", choices=DOORS, dest="door", help="open what is there, instead of writing it")
     parser.add_argument("--from", default="", dest="first", metavar="NAME", help="with --open: begin with this file")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="with --open: for one file (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, help=f"with --open: for one file (default: {TIMES} honest pictures)")
     parser.add_argument("--seed", type=int, default=0, help="of the damage that is drawn (default: %(default)s)")
     args = parser.parse_args()
     if args.door:
-        open_all(args.folder, args.door, args.first, args.seconds)
+        open_all(args.folder, args.door, args.first, args.seconds or TIMES * honest())
         return
     from hostile_archives import archives
     from hostile_pictures import pictures

@@ -1,6 +1,7 @@
 """Which of the project's own files a script runs, read from the source: its imports, and theirs, and so on."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ def named_imports(path: Path, root: Path = ROOT) -> set[str]:
     Raises ValueError for an import of a computed name, which nobody can follow.
     """
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path.read_text(encoding="utf-8")):
         for module in _modules(node, path, root):
             places = [root]
             if not (path.parent / "__init__.py").exists():
@@ -60,7 +61,7 @@ def named_files(path: Path, root: Path = ROOT) -> set[str]:
     """Files beside a file, no modules, that a string in it names: a template, a style sheet."""
     strings = [
         node.value
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path.read_text(encoding="utf-8"))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100
     ]
     beside = [path.parent / text for text in strings if text and text.isprintable() and not text.startswith(("/", "."))]
@@ -74,7 +75,7 @@ def sections_read(files: set[str], root: Path = ROOT) -> set[str]:
     """
     found = set()
     for name in sorted(file for file in files if file.endswith(".py")):
-        for node in ast.walk(ast.parse((root / name).read_text(encoding="utf-8"))):
+        for node in nodes((root / name).read_text(encoding="utf-8")):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "params.load":
                 section = node.args[1] if len(node.args) > 1 else None
                 if not isinstance(section, ast.Constant) or not isinstance(section.value, str):
@@ -83,6 +84,12 @@ def sections_read(files: set[str], root: Path = ROOT) -> set[str]:
                     )
                 found.add(section.value)
     return found
+
+
+@cache
+def nodes(text: str) -> list[ast.AST]:
+    """Every node of a module's source; each is asked for by a dozen tests."""
+    return list(ast.walk(ast.parse(text)))
 
 
 def _name(function: ast.expr) -> str:

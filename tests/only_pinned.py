@@ -1,11 +1,14 @@
 """Makes a Python process see only the packages that a requirements file pins, as if nothing else were installed."""
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
+
+PIN = re.compile(r"^([\w.-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", re.MULTILINE)  # name, version, and where it is needed
 
 
 def normal(name: str) -> str:
@@ -15,7 +18,7 @@ def normal(name: str) -> str:
 
 def pins(requirements: Path) -> dict[str, str]:
     """The versions that a requirements file pins, by name; those that only Windows needs left out."""
-    found = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", requirements.read_text(), re.MULTILINE)
+    found = PIN.findall(requirements.read_text())
     return {normal(name): version for name, version, marker in found if "== 'win32'" not in marker}
 
 
@@ -40,4 +43,4 @@ def hook(folder: Path, requirements: Path) -> dict[str, str]:
         f"import sys; from pathlib import Path; sys.path.append({str(Path(__file__).parent)!r})\n"
         f"from only_pinned import Only; sys.meta_path.insert(0, Only(Path({str(requirements)!r})))\n"
     )
-    return {"PYTHONPATH": f"{folder}:{Path(__file__).resolve().parents[1]}"}
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).resolve().parents[1]}"}

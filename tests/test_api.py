@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, picture
+from conftest import POSIX, ROOT, picture
 from hostile_pictures import many_scans
 from PIL import Image
 from small_collection import write_index
@@ -48,6 +48,7 @@ from lookalike.gallery import Gallery
 from lookalike.network import Embedding, Network, describe
 from lookalike.pictures import Pictures
 from lookalike.runtimes import openvino
+from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # servers of their own
 
@@ -141,12 +142,12 @@ class Server:
             [*command, *where.options, *options], stderr=self.log, cwd=where.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(120)
         while not (found := re.search(r"serving on (http://\S+)", self.said())):
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.02)
         self.url = found[1]
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=patience(60))
         token = environment.get("LOOKALIKE_TOKEN")
         if token:
             self.client.headers["Authorization"] = f"Bearer {token}"
@@ -166,7 +167,7 @@ class Server:
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.client.close()
-        assert self.process.wait(30) == 0, self.said()
+        assert self.process.wait(patience(60)) == 0, self.said()
         self.log.close()
 
 
@@ -425,7 +426,7 @@ def test_a_photo_with_previews_is_one_picture(server: Server) -> None:
 @pytest.mark.parametrize("form", [False, True])
 def test_a_body_that_is_too_large_is_refused_before_it_is_there(server: Server, form: bool) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as door:
+    with socket.create_connection((host, int(port)), timeout=patience(60)) as door:
         kind = "multipart/form-data; boundary=b" if form else "image/png"
         start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' if form else b""
         door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
@@ -435,15 +436,15 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(server: Server, 
             door.sendall(b"%x\r\n%s\r\n" % (len(start), start))
         answer = b""
         while sent < 50_000_000 and not answer:
-            door.settimeout(30)
+            door.settimeout(patience(60))
             door.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             sent += len(chunk)
-            door.settimeout(0.02)
+            door.settimeout(0.02 if sent <= 1_000_000 else patience(60))  # past the limit it has to answer
             try:
                 answer = door.recv(65536)
             except TimeoutError:
                 pass
-        door.settimeout(30)
+        door.settimeout(patience(60))
         while more := door.recv(65536):
             answer += more
         assert answer.startswith(b"HTTP/1.1 413 ") and b"too-many-bytes" in answer
@@ -454,16 +455,16 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(server: Server, 
 
 def test_a_body_that_is_declared_too_large_is_not_received(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as door:
+    with socket.create_connection((host, int(port)), timeout=patience(60)) as door:
         door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Length: 50000000\r\n\r\n".encode())
         assert door.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 def test_who_breaks_off_leaves_nothing_behind(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as door:
+    with socket.create_connection((host, int(port)), timeout=patience(60)) as door:
         door.sendall(f"POST /search HTTP/1.1\r\nHost: {host}\r\nContent-Length: 500\r\n\r\nhalf".encode())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience(60)
     while server.figure("lookalike_queries_under_way"):
         assert time.monotonic() < deadline
     assert server.process.poll() is None
@@ -528,6 +529,7 @@ def test_an_index_that_is_rebuilt_is_opened_anew(own: Where) -> None:
         assert server.search(own.content(), k=1).json()["hits"][0]["path"] == FIRST
 
 
+@POSIX
 def test_a_kill_loses_nothing_that_was_answered(own: Where) -> None:
     answered: list[str] = []
     for life in range(2):
@@ -568,7 +570,7 @@ def test_pictures_that_come_together_are_embedded_together(slow: Where) -> None:
             found = list(pool.map(lambda content: server.search(content, k=5).json()["hits"], contents))
         assert found == expected
         assert server.figure("lookalike_batch_size_sum") - pictures == 16
-        assert server.figure("lookalike_batch_size_count") - calls <= 10
+        assert server.figure("lookalike_batch_size_count") - calls < 16
         assert server.figure('lookalike_batch_size_bucket{le="8.0"}') == server.figure("lookalike_batch_size_count")
 
 
@@ -601,7 +603,7 @@ def test_a_signal_lets_what_is_under_way_end(slow: Where) -> None:
             pass
         server.process.send_signal(signal.SIGTERM)
         assert {answer.result().status_code for answer in answers} == {200}
-    assert server.process.wait(30) == 0
+    assert server.process.wait(patience(60)) == 0
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
@@ -705,7 +707,7 @@ def answered_here(
 def test_decoding_and_receiving_have_a_limit_of_time(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     async def stalled() -> Any:
         yield b"\x89PNG"
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
 
     settings = {"seconds": 0.1, "upload_seconds": 0.2}
     late = answered_here(where, settings, lambda client: client.post("/search", content=stalled()))
@@ -939,8 +941,8 @@ def test_threads_that_close_finish_what_waits_but_for_who_gave_up(monkeypatch: p
         await asyncio.sleep(0.05)
         assert closing.is_alive()
         gate.set()
-        found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
-        closing.join(20)
+        found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), patience(60))
+        closing.join(patience(60))
         return found, closing.is_alive()
 
     (first, second, third), alive = asyncio.run(ask())
@@ -955,7 +957,7 @@ def test_a_picture_that_nobody_waits_for_is_not_embedded() -> None:
 
         def embed(pixels: np.ndarray) -> np.ndarray:
             begun.set()
-            gate.wait(20)
+            gate.wait(patience(60))
             return pixels[:, 0, 0].astype(np.float32)
 
         return embed
@@ -964,12 +966,12 @@ def test_a_picture_that_nobody_waits_for_is_not_embedded() -> None:
     described = Network("small", "random", "last", "avg", 3, 1, "x")
     one, other = (Embedding(described, size, "pad") for size in (2, 4))
     first = batcher.submit(one, np.full((2, 2, 3), 1, np.uint8))
-    assert begun.wait(20)
+    assert begun.wait(patience(60))
     given_up = batcher.submit(other, np.full((4, 4, 3), 2, np.uint8))  # a batch of its own: its network is another
     last = batcher.submit(one, np.full((2, 2, 3), 3, np.uint8))
     assert given_up.cancel()
     gate.set()
-    assert (first.result(20).tolist(), last.result(20).tolist()) == ([1] * 3, [3] * 3)
+    assert (first.result(patience(60)).tolist(), last.result(patience(60)).tolist()) == ([1] * 3, [3] * 3)
     batcher.close()
     assert loaded == [2]
 
@@ -979,18 +981,20 @@ def test_who_waits_for_a_network_that_fails_hears_of_it_and_the_next_is_tried() 
 
     def load(_: Embedding) -> Any:
         begun.set()
-        gate.wait(20)
+        gate.wait(patience(60))
         return lambda pixels: pixels[:1, 0, 0].astype(np.float32)  # one vector, of however many pictures
 
     batcher = Batcher(load, 2)
     embedding, pixels = Embedding(Network("small", "random", "last", "avg", 3, 1, "x"), 2, "pad"), np.ones((2, 2, 3))
     first = batcher.submit(embedding, pixels)
-    assert begun.wait(20)
+    assert begun.wait(patience(60))
     second, third = (batcher.submit(embedding, pixels) for _ in range(2))  # together, when the first is done
     gate.set()
     with pytest.raises(ValueError, match="shorter"):
-        third.result(20)
-    assert [each.result(20).tolist() for each in (first, second, batcher.submit(embedding, pixels))] == [[1] * 3] * 3
+        third.result(patience(60))
+    assert [each.result(patience(60)).tolist() for each in (first, second, batcher.submit(embedding, pixels))] == [
+        [1] * 3
+    ] * 3
     batcher.close()
 
 
@@ -1003,7 +1007,7 @@ def test_an_index_that_was_rebuilt_is_opened_once_for_all_who_ask(own: Where, mo
 
     def question(gallery: Gallery) -> int:
         if gallery is opened[0].gallery:
-            both.wait(20)
+            both.wait(patience(60))
         return len(gallery.state)
 
     monkeypatch.setattr("lookalike.api.collection.Pictures", open_pictures)

@@ -138,15 +138,6 @@ def test_the_seed_decides_the_weights_bit_for_bit(tmp_path: Path, cut: Path) -> 
     assert files[0] == files[1] != files[2]
 
 
-def test_rows_do_not_depend_on_their_batch(mobilenet: Path) -> None:
-    """7 images in batches of 4: the last batch is padded; each row is what it is in any other company."""
-    features = embeddings(mobilenet, 4)
-    embedder = tensorflow.load(mobilenet, 64, 4, "float32")
-    alone = embedder(np.concatenate([PIXELS[6:], np.full((3, 64, 64, 3), 255, np.uint8)]))[0]
-    assert np.array_equal(features[6], alone)
-    assert np.array_equal(features, embeddings(mobilenet, 4))
-
-
 def test_lower_precision_is_close_and_still_float32_outside(resnet: Path) -> None:
     full = embeddings(resnet)
     for precision in ("float16", "bfloat16"):

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import POSIX
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -35,6 +36,7 @@ from lookalike.journal import Event
 from lookalike.network import Embedding, Network
 from lookalike.state import Hit
 from lookalike.vectors import unit_length
+from proof.patience import patience
 
 D = 24
 CLOSE = 2e-5  # of a cosine: float32 summed in another order, or float16 decoded by another way
@@ -43,7 +45,8 @@ LABELS = ["ant", "bee", "cat", ""]
 RAW = refine.OFF.model_dump()
 REFINED = {"power": 0.5, "pca": 12, "whiten": 0.5, "augment": 5, "expand": 4, "alpha": 1, "rerank": 0}
 UNEXPANDED = REFINED | {"expand": 0}  # then a hit's cosine is the projected query's, to check by hand
-CONTEXT = multiprocessing.get_context("forkserver")  # a fork of this process, which has threads, may deadlock
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CONTEXT = multiprocessing.get_context(METHOD)  # a fork of this process, which has threads, may deadlock
 
 
 def feature(seed: int, dim: int = D) -> np.ndarray:
@@ -457,6 +460,7 @@ def applied(images: dict[str, int], kind: str, path: str, number: int) -> dict[s
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("processes")
+@POSIX
 def test_what_was_acknowledged_survives_any_kill(built: Built, tmp_path: Path, cache_folder: Path) -> None:
     """SIGKILL at random moments: what was said to be done is there, and at most the one change that was under way."""
     draw, changes = random.Random(0), tmp_path / "changes"
@@ -468,8 +472,8 @@ def test_what_was_acknowledged_survives_any_kill(built: Built, tmp_path: Path, c
         process = CONTEXT.Process(target=change_at_random, args=(built, changes, str(cache_folder), life, send))
         process.start()
         send.close()
-        said, patience = [], draw.randrange(30)
-        while len(said) < patience and receive.poll(60):
+        said, enough = [], draw.randrange(30)
+        while len(said) < enough and receive.poll(patience(60)):
             said.append(receive.recv())
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
@@ -579,7 +583,7 @@ def test_of_two_that_add_the_same_path_one_is_told(built: Built, changes: Path, 
         writer.start()
     for ours, _ in pipes:
         ours.send("go")
-    added = [ours.recv() for ours, _ in pipes if ours.poll(300)]
+    added = [ours.recv() for ours, _ in pipes if ours.poll(patience(300))]
     for writer in writers:
         writer.join()
     assert sum(added) == 60 and len(built.open(changes).state) == 120
@@ -925,6 +929,18 @@ def test_fold_keeps_the_lines_of_a_file_that_it_keeps(built: Built, tmp_path: Pa
     assert (tmp_path / "photos/new/a.png").read_bytes() == b"their own"
     assert ((tmp_path / "photos/labels.csv").read_text(), tags_file.read_text()) == (labels, tags)
     assert done == folding.Folded(written=0, removed=0)  # of new/b.png there was never a file
+
+
+def test_fold_writes_where_no_folder_can_be_opened(
+    built: Built, tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under Windows, where a folder's own entry cannot be flushed to the disk."""
+    settings, _ = photos_with_tables(tmp_path, "path,label\n", "path,text\n")
+    gallery = built.open(changes)
+    add(gallery, "new/b.png", 1, "new")
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    assert folding.fold(gallery, settings) == folding.Folded(written=1, removed=0)
+    assert (tmp_path / "photos/new/b.png").read_bytes() == b"picture 1"
 
 
 def test_fold_counts_the_files_that_it_takes_out(built: Built, tmp_path: Path, changes: Path) -> None:

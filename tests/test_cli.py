@@ -7,7 +7,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import pty
 import random
 import re
 import shlex
@@ -24,7 +23,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import Project, copy_project, picture
+from conftest import POSIX, Project, copy_project, picture
 from test_pipeline import small
 
 from lookalike import cli, datasets
@@ -142,7 +141,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture
 def home(built: Home, tmp_path: Path) -> Home:
     """A copy of it."""
-    subprocess.run(["cp", "-a", str(built.folder.parent), str(tmp_path / "home")], check=True)
+    shutil.copytree(built.folder.parent, tmp_path / "home", symlinks=True)
     return Home(Project(tmp_path / "home" / "project"))
 
 
@@ -150,7 +149,7 @@ def home(built: Home, tmp_path: Path) -> Home:
 def untouched(built: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A copy that only mistakes are made in, and nothing comes of them."""
     folder = tmp_path_factory.mktemp("untouched") / "home"
-    subprocess.run(["cp", "-a", str(built.folder.parent), str(folder)], check=True)
+    shutil.copytree(built.folder.parent, folder, symlinks=True)
     return Home(Project(folder / "project"))
 
 
@@ -196,6 +195,7 @@ def test_a_folder_is_searched_without_what_is_hidden_in_it(home: Home) -> None:
     assert len(home.do("search", "../photos", "-k", "1").hits) == COUNT
 
 
+@POSIX
 def test_a_table_for_people_and_json_for_programs(built: Home) -> None:
     query = "../photos/bee/3.png"
     table = built.do("search", query, "-k", "2", "--table").out.splitlines()
@@ -205,7 +205,7 @@ def test_a_table_for_people_and_json_for_programs(built: Home) -> None:
     by_default = built.do("search", query, "-k", "2").out
     assert by_default == built.do("search", query, "-k", "2", "--json").out != "\n".join(table)
 
-    controller, terminal = pty.openpty()
+    controller, terminal = os.openpty()
     command = [sys.executable, "-m", "lookalike.cli", "search", query, "-k", "2"]
     subprocess.run(command, cwd=built.folder, env=built.project.environment, stdout=terminal, check=True)
     os.close(terminal)
@@ -490,7 +490,8 @@ def test_a_path_of_another_class_is_not_folded(home: Home, path: str, label: str
     assert contents_of(home.photos) == before
 
 
-CONTEXT = multiprocessing.get_context("forkserver")  # a fork of this process, which has threads, may deadlock
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CONTEXT = multiprocessing.get_context(METHOD)  # a fork of this process, which has threads, may deadlock
 TOUCHES = ("open", "replace", "unlink", "mkdir")  # of a Path: whatever changes a file, and some that do not
 
 
@@ -534,6 +535,7 @@ def processes() -> None:
 
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("layout", ["folder", "csv"])
+@POSIX
 def test_a_killed_folding_is_completed_by_the_next(home: Home, tmp_path: Path, layout: str) -> None:
     """SIGKILL at random moments: nothing is lost, and the folder is at each moment one that a pipeline would take."""
     if layout == "csv":
@@ -547,7 +549,7 @@ def test_a_killed_folding_is_completed_by_the_next(home: Home, tmp_path: Path, l
     wanted = {path: content for path, content in originals.items() if path not in removed}
     wanted |= {event.path: (home.folder.parent / "new" / Path(event.path).name).read_bytes()
                for event in home.events() if event.image}  # fmt: skip
-    subprocess.run(["cp", "-a", str(home.folder.parent), str(tmp_path / "undisturbed")], check=True)
+    shutil.copytree(home.folder.parent, tmp_path / "undisturbed", symlinks=True)
     moments: list[bool] = []
     with each_touch(moments.append):
         Home(Project(tmp_path / "undisturbed/project")).do("fold")
@@ -555,7 +557,7 @@ def test_a_killed_folding_is_completed_by_the_next(home: Home, tmp_path: Path, l
 
     draw, kills = random.Random(layout), 0
     for round in range(6):
-        subprocess.run(["cp", "-a", str(home.folder.parent), str(tmp_path / f"{round}")], check=True)
+        shutil.copytree(home.folder.parent, tmp_path / f"{round}", symlinks=True)
         copy = Home(Project(tmp_path / f"{round}/project"))
         for moment in (draw.randrange(len(moments)), draw.randrange(20)):
             process = CONTEXT.Process(target=fold_and_die, args=(copy, moment))
@@ -643,6 +645,7 @@ def test_a_mistake_looks_the_same_from_a_shell(built: Home) -> None:
     assert done.err == "lookalike: error: nothing.png: No such file or directory\n"
 
 
+@POSIX
 def test_an_interrupted_addition_of_a_folder_goes_on_when_repeated(home: Home) -> None:
     for seed in range(300):
         home.new(100 + seed, f"many/{seed:03}.png")

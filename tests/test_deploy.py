@@ -25,6 +25,7 @@ from import_graph import ROOT
 from only_pinned import hook, normal, pins
 
 from lookalike.cli import app
+from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # servers with the pinned packages alone
 
@@ -65,7 +66,7 @@ def free_port() -> int:
 
 def get(address: str, content: bytes | None = None) -> bytes:
     request = urllib.request.Request(address, content, {"Content-Type": "application/octet-stream"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=patience(60)) as answer:
         return answer.read()
 
 
@@ -75,8 +76,9 @@ def running(command: list[str], environment: dict[str, str], look: str, log: Pat
     with log.open("w") as out:
         process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=log.parent, stdout=out, stderr=out)
     try:
-        for _ in range(600):
-            time.sleep(0.1)
+        deadline = time.monotonic() + patience(120)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
             assert process.poll() is None, log.read_text()
             try:
                 get(look)
@@ -87,7 +89,7 @@ def running(command: list[str], environment: dict[str, str], look: str, log: Pat
         assert process.poll() is None, log.read_text()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(patience(60))
 
 
 # --- the recipes ----------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_the_space_shows_a_bundle_with_the_pinned_packages_alone(bundle: Path, t
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"
         "sys.argv = ['app.py', '--index=bundle/index', '--model=bundle/model']\n"
-        "page = AppTest.from_file('lookalike/ui/app.py', default_timeout=60).run()\n"
+        "page = AppTest.from_file('lookalike/ui/app.py', default_timeout=600).run()\n"
         "assert not page.exception and not page.error, page\n"
         "assert '24 images in 3 classes' in page.caption[0].value\n"
         "from pathlib import Path; from lookalike.ui.opened import Opened, Places, query_from\n"

@@ -1,5 +1,6 @@
 """Every key of params.yaml decides what it is said to decide: tried on a small data set, and told in docs/params.md."""
 
+import multiprocessing
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,9 @@ from test_pipeline import RE_RUN
 from lookalike.errors import LookalikeError
 from proof import effects, effects_page, small
 from proof.bench import GIVEN, Bench
+
+if "forkserver" not in multiprocessing.get_all_start_methods():
+    pytest.skip("needs processes that are copied from one that is warm, which Windows has not", allow_module_level=True)
 
 PAGE = effects.PAGE.read_text()
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import Project, copy_project, killed_until_through
+from cache_rows import RECIPE, keys_of, vectors
+from conftest import LINUX, POSIX, Project, copy_project, killed_until_through
 from namespaces import read_only, unshared
 from small_collection import Built
 
@@ -30,6 +31,7 @@ from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.errors import LookalikeError
 from lookalike.network import describe
+from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
 
@@ -37,7 +39,6 @@ NONE = Path("data/none")
 RNG = np.random.default_rng(0)
 PIXELS = np.repeat(np.repeat(RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)  # 64 x 64
 COUNT = 600  # digits that a stage embeds
-RECIPE = Recipe("b", "l", "avg", "n", 64, "r", "float32", 4, "", "c", "p", 3)
 
 
 @pytest.fixture(autouse=True)
@@ -80,23 +81,31 @@ def agree(keras: np.ndarray, ov: np.ndarray, dim: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "pooling", "mirror", "dim"),
-    [("MobileNetV2", "max", False, 1280), ("MobileNetV2", "avg", True, 1280), ("ResNet50", "avg", False, 2048),
-     ("EfficientNetV2B0", "gem", False, 1280), ("ConvNeXtTiny", "avg", False, 768)],
-)  # fmt: skip
+    ("backbone", "layer", "pooling", "mirror", "dim"),
+    [
+        ("ResNet50", "", "avg", False, 2048),
+        ("ResNet50", "conv3_block1_out", "max", False, 512),
+        ("MobileNetV2", "block_6_expand_relu", "avg", True, 192),
+        ("EfficientNetV2B0", "block4b_add", "gem", False, 96),
+        ("ConvNeXtTiny", "convnext_tiny_stage_2_block_0_identity", "avg", False, 384),
+    ],
+)
 def test_a_row_does_not_depend_on_its_company(
-    tmp_path: Path, cache_folder: Path, backbone: str, pooling: str, mirror: bool, dim: int
+    tmp_path: Path, cache_folder: Path, backbone: str, layer: str, pooling: str, mirror: bool, dim: int
 ) -> None:
     """What the cache rests on: an image's bits are the same, whatever was embedded before, and in which order.
 
-    Where a runtime's rows depend on their place in a batch on this processor, extraction sees to it.
+    Where a runtime's rows depend on their place in a batch on this processor, extraction sees to it. The default
+    network as a whole; of slow ones as many layers as have each operation, which int8 takes long to round.
     """
-    folder = make(tmp_path / "m", backbone, pooling=pooling, mirror=mirror)
+    folder = make(tmp_path / "m", backbone, layer, pooling, mirror=mirror)
     np.save(tmp_path / "calibration.npy", PIXELS[:5])
-    ways = [("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "int8")]
-    able = runtimes.openvino.able()
+    ways = [("tensorflow", "float32"), ("openvino", "float32")]
+    if layer:
+        ways += [("tensorflow", "bfloat16"), ("openvino", "int8")]
+        ways += [("openvino", "bfloat16")] * ("BF16" in runtimes.openvino.able())
     found = {}
-    for runtime, precision in ways + [("openvino", "bfloat16")] * ("BF16" in able):
+    for runtime, precision in ways:
         extractor = Extractor(runtime, folder, 64, 8, precision, tmp_path / "calibration.npy")
         first = found[runtime, precision] = rows_of(extractor, PIXELS)
         for seed in range(2):
@@ -209,13 +218,19 @@ def test_auto_is_a_gpu_where_a_runtime_sees_one(
 
 @pytest.mark.parametrize(
     ("backbone", "layer", "pooling", "dim"),
-    [("ResNet50", "conv3_block4_out", "gem", 512), ("ResNet50V2", "", "avg", 2048),
-     ("MobileNetV3Small", "", "avg", 576), ("MobileNetV3Large", "", "avg", 960),
-     ("EfficientNetB0", "", "avg", 1280), ("DenseNet121", "", "avg", 1024),
-     ("VGG16", "", "avg", 512), ("Xception", "", "avg", 2048)],
-)  # fmt: skip
+    [
+        ("MobileNetV2", "", "avg", 1280),
+        ("ResNet50V2", "conv3_block2_out", "gem", 512),
+        ("MobileNetV3Small", "expanded_conv_4_add", "avg", 40),
+        ("MobileNetV3Large", "expanded_conv_4_add", "avg", 40),
+        ("EfficientNetB0", "block4b_add", "avg", 80),
+        ("DenseNet121", "conv3_block4_concat", "avg", 256),
+        ("VGG16", "block3_pool", "avg", 256),
+        ("Xception", "add_2", "avg", 728),
+    ],
+)
 def test_openvino_runs_the_network_that_keras_runs(tmp_path: Path, backbone, layer, pooling, dim) -> None:
-    """One of each kind; further ones above."""
+    """One of each kind, as many layers as have each operation; whole networks above."""
     folder = make(tmp_path / "m", backbone, layer, pooling)
     agree(*(runtimes.runtime(name).load(folder, 64, 4, "float32")(PIXELS[:4]) for name in runtimes.RUNTIMES), dim)
 
@@ -244,7 +259,7 @@ def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:
 
 
 def test_conversion_and_quantisation_give_the_same_bytes_again(tmp_path: Path, cache_folder: Path) -> None:
-    one, two = (make(tmp_path / name) for name in "ab")
+    one, two = (make(tmp_path / name, layer="block_6_expand_relu") for name in "ab")
     for name in ("network.xml", "network.bin", "model.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
     np.save(tmp_path / "c.npy", PIXELS)
@@ -335,14 +350,6 @@ def test_images_that_cannot_be_read_are_said_and_what_was_embedded_is_kept() -> 
 # --- the cache's file --------------------------------------------------------------------------------------------
 
 
-def keys_of(count: int) -> list[bytes]:
-    return [hashlib.sha256(bytes([number])).digest() for number in range(count)]
-
-
-def vectors(count: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(count, 3)).astype(np.float32)
-
-
 def fill(count: int = 50) -> Path:
     with EmbeddingCache(RECIPE, print) as cache:
         for key, row in zip(keys_of(count), vectors(count), strict=True):
@@ -420,11 +427,11 @@ def test_a_file_that_another_program_holds_is_read_if_it_may_be(
 
 
 def test_no_flipped_byte_gives_a_wrong_row() -> None:
-    """Every 97th byte of the file is flipped in turn: rows are right or absent, and the cache can be used again."""
+    """Every 199th byte of the file is flipped in turn: rows are right or absent, and the cache can be used again."""
     path = fill()
     content = path.read_bytes()
     missing = 0
-    for position in range(0, len(content), 97):
+    for position in range(0, len(content), 199):
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
@@ -446,24 +453,27 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     script = tmp_path / "write.py"
     script.write_text(
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "import test_extraction as t, time\n"
-        "with t.EmbeddingCache(t.RECIPE, print) as cache:\n"
-        "    for key, row in list(zip(t.keys_of(50), t.vectors(50)))[int(sys.argv[3])::2]:\n"
+        "from cache_rows import RECIPE, keys_of, vectors\n"
+        "from lookalike.embedding_cache import EmbeddingCache\n"
+        "with EmbeddingCache(RECIPE, print) as cache:\n"
+        "    for key, row in list(zip(keys_of(50), vectors(50)))[int(sys.argv[3])::2]:\n"
         "        cache.put(key, row); cache.commit()\n"
     )
     here = Path(__file__).parent
     writers = [subprocess.Popen([sys.executable, script, here, here.parent, str(n)]) for n in (0, 1)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=patience(120)) for writer in writers] == [0, 0]
     told: list[str] = []
     assert (found(told), told) == (50, [])
 
 
 WRITE = """
 import sys; sys.path[:0] = [{here!r}, {root!r}]
-import numpy as np, test_extraction as t
+import numpy as np
+from cache_rows import RECIPE
 from lookalike import stage
+from lookalike.embedding_cache import EmbeddingCache, Recipe
 def main():
-    with t.EmbeddingCache(t.RECIPE, lambda text: print('told:', text)) as cache:
+    with EmbeddingCache(RECIPE, lambda text: print('told:', text)) as cache:
         for number in range(40_000):
             cache.put(number.to_bytes(32, 'big'), np.zeros(3, np.float32))
             if number % 500 == 0: cache.commit()
@@ -554,13 +564,13 @@ def test_of_two_runs_at_once_one_quantises(tmp_path: Path, monkeypatch: pytest.M
     def quantize(_source: Path, _images: np.ndarray, target: Path) -> None:
         made.append(target)
         second.start()
-        assert asked.wait(60)
+        assert asked.wait(patience(60))
         target.write_bytes(b"eight bits")
 
     monkeypatch.setattr(quantization, "_whole", whole)
     monkeypatch.setattr(quantization, "_quantize", quantize)
     results.append(quantization.quantized(folder, 64, folder / "c.npy"))
-    second.join(60)
+    second.join(patience(60))
     assert len(made) == 1
     assert len(results) == 2 and results[0] == results[1] and results[0].read_bytes() == b"eight bits"
 
@@ -628,9 +638,10 @@ def test_a_full_disk_keeps_what_was_committed(cache_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """600 digits at 64 pixels and a ResNet50, up to `extract`."""
+    """600 digits at 64 pixels and a network that is soon through with them, up to `extract`."""
     project = copy_project(tmp_path_factory.mktemp("prepared") / "project")
-    project.set(extract__runtime="openvino", download__limit_per_class=COUNT // 10)
+    project.set(extract__runtime="openvino", download__limit_per_class=COUNT // 10, model__backbone="MobileNetV2",
+                model__layer="block_6_expand_relu")  # fmt: skip
     project.run("dvc", "repro", "preprocess", "model")
     return project
 
@@ -638,7 +649,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def digits(prepared: Project, tmp_path: Path) -> Iterator[Project]:
     """A copy of it, with an empty cache."""
-    subprocess.run(["cp", "-a", str(prepared.folder), str(tmp_path / "project")], check=True)
+    shutil.copytree(prepared.folder, tmp_path / "project", symlinks=True)
     yield Project(tmp_path / "project")
 
 
@@ -651,8 +662,11 @@ def known(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
     return int(count), int(before)
 
 
+@POSIX
 def test_a_killed_extraction_goes_on_where_it_was(digits: Project) -> None:
     """SIGKILL at random moments, over and over, until it is through; then the bytes of an undisturbed run."""
+    digits.set(model__backbone="ResNet50", model__layer="")  # which gives time to be killed in
+    digits.run("dvc", "repro", "model")
     done = digits.run(*EXTRACT)
     assert known(done) == (COUNT, 0)
     features = digits.folder / "data/features/features.npy"
@@ -719,7 +733,7 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
     digits.set(extract__precision="int8", extract__min_cosine=0.999999)
     refused = digits.run(*EXTRACT, check=False)
     assert refused.returncode == 1
-    assert re.search(r"^extract: error: extract.precision int8 moves the embedding of \S+ to a cosine of 0\.99\d+ to "
+    assert re.search(r"^extract: error: extract.precision int8 moves the embedding of \S+ to a cosine of [01]\.\d+ to "
                      r"float32, below extract.min_cosine 0\.999999; ", refused.stderr, re.MULTILINE)  # fmt: skip
     assert np.array_equal(np.load(digits.folder / "data/features/features.npy"), full)  # what was there is there
 
@@ -803,18 +817,19 @@ def test_the_fastest_batch_size_is_found_once(digits: Project) -> None:
 
 
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@LINUX
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, small: Path, runtime) -> None:
-    """Peak memory of the stage at 2,000 and at 20,000 images of 32 pixels, all different, within 10 %."""
+    """Peak memory of the stage at some thousands of images of 32 pixels, and at ten times as many, within 10 %."""
     project = copy_project(tmp_path / "project")
     project.set(extract__runtime=runtime)
     shutil.copytree(small, project.folder / "data/model")
     peaks = []
-    for count in (2_000, 20_000):
+    for count in (2_000, 20_000) if runtime == "openvino" else (300, 3_000):  # how they are read and kept is the same
         processed = tmp_path / f"processed{count}"
         processed.mkdir()
         with ArrayWriter(processed / "images.npy", (count, 32, 32, 3), np.uint8) as images:
-            for start in range(0, count, 1000):
-                images.write(np.arange(start, start + 1000), RNG.integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))
+            for start in range(0, count, 100):
+                images.write(np.arange(start, start + 100), RNG.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8))
         names = np.array([f"{row:064d}" for row in range(count)])  # as long as a hash, or a path
         for name in ("image_paths", "labels", "sha256"):
             np.save(processed / f"{name}.npy", names)
@@ -835,7 +850,7 @@ def test_the_cache_is_listed_and_pruned(digits: Project) -> None:
     root = Path(digits.environment["LOOKALIKE_CACHE"])
     listed = digits.run("python", "-m", "lookalike.cache").stdout
     assert re.search(
-        r"MB  \d{4}-\d\d-\d\d  embeddings  600 images by ResNet50 conv5_block3_out avg 64 float32 32 openv", listed
+        r"MB  \d{4}-\d\d-\d\d  embeddings  600 images by MobileNetV2 block_6_expand_relu avg 64 float32 32", listed
     )
     assert f"kept in {root}" in listed
     wrong = digits.run("python", "-m", "lookalike.cache", "prune", check=False)

@@ -18,6 +18,7 @@ from lookalike import report, stage
 from lookalike.errors import LookalikeError
 from proof import kills
 from proof.kills import Event
+from proof.patience import patience
 from proof.sandbox import Sandbox
 from stages.preprocess import read_labels
 
@@ -115,7 +116,7 @@ def test_a_few_faults_of_each_sort_are_mended(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "proof/faults.py", *faults, "--kills", "4", "--stage", "index"]
     done = subprocess.run(
         [*command, "--json", tmp_path / "found.json", "--folder", tmp_path],
-        capture_output=True, text=True, check=False, timeout=3600,
+        capture_output=True, text=True, check=False, timeout=patience(3600),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())

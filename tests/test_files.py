@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import POSIX, ROOT
 from namespaces import unshared
 
 from lookalike import files
@@ -31,6 +31,7 @@ def listed(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["new_folder", "new_file", "new_files"])
+@POSIX
 def test_killed_runs_leave_one_partial_that_the_next_run_takes_away(tmp_path: Path, way: str) -> None:
     target = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

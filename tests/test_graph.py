@@ -217,7 +217,7 @@ def test_the_namespace_has_no_network(tmp_path: Path) -> None:
     if not prefix:
         pytest.skip("this machine allows no network namespace (unshare --net); the audit hook alone stood guard")
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         script = f"import socket; socket.create_connection(('127.0.0.1', {server.server_port}), 5)"
         reached = [
             subprocess.run([*way, sys.executable, "-c", script], capture_output=True, check=False).returncode

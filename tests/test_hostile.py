@@ -13,6 +13,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from conftest import LINUX
 from hostile import Outcome
 from hostile_archives import archives
 from hostile_pictures import ENCODINGS, MODES, encoded, flipped, in_mode, oriented, photo, pictures, saved
@@ -38,24 +39,32 @@ def judged(outcomes: Iterable[Outcome]) -> Counter[str]:
     return Counter(each.what for each in found)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every hostile picture."""
+    hostile.write(folder := tmp_path_factory.mktemp("pictures"), pictures())
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["preprocess", "upload"])
-def test_hostile_pictures(door: str, tmp_path: Path) -> None:
-    hostile.write(tmp_path, pictures())
-    counts = judged(hostile.opened(tmp_path, door))
+@LINUX
+def test_hostile_pictures(door: str, written: Path) -> None:
+    counts = judged(hostile.opened(written, door))
     assert counts["taken"] >= 900 and counts["refused"] >= 2000, counts
 
 
 @pytest.mark.slow
+@LINUX
 def test_hostile_archives(tmp_path: Path) -> None:
     hostile.write(tmp_path, archives())
     counts = judged(hostile.opened(tmp_path, "download"))
-    assert counts["taken"] >= 100 and counts["refused"] >= 500, counts
+    assert counts["taken"] >= 60 and counts["refused"] >= 250, counts
 
 
+@LINUX
 def test_what_the_stage_unpacks_stays_in_its_folder(tmp_path: Path) -> None:
-    kinds = ("climbing/", "special/", "strange/")
-    hostile.write(tmp_path, ((name, content) for name, content in archives() if name.startswith(kinds)))
+    hostile.write(tmp_path, archives(kinds=("climbing", "special", "strange")))
     counts = judged(hostile.opened(tmp_path, "unpack"))
     assert counts["taken"] >= 5 and counts["refused"] >= 50, counts
 
@@ -66,6 +75,7 @@ def test_the_corpus_is_the_same_for_a_seed() -> None:
     assert first != other
 
 
+@LINUX
 def test_a_child_that_dies_is_noticed(tmp_path: Path) -> None:
     """The judge itself: a file that kills the process, one that takes for ever, one that breaks our code."""
     hostile.write(tmp_path, [("1-crash", b""), ("2-hang", b""), ("3-defect", b""), ("4-fine", b"")])

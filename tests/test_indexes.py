@@ -138,7 +138,7 @@ def asked(draw: st.DrawFn, count: int) -> tuple[int, np.ndarray | None]:
 
 
 @pytest.mark.parametrize("kind, storage", KINDS, ids=["-".join(pair) for pair in KINDS])
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_hits_are_what_exact_search_over_the_stored_vectors_finds(kind: str, storage: str, data: st.DataObject) -> None:
     vectors, queries = data.draw(galleries())
@@ -152,7 +152,7 @@ def test_hits_are_what_exact_search_over_the_stored_vectors_finds(kind: str, sto
         check_hits(index, queries, k, allowed, exact=everything or compared_exactly(index, k, chosen))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_hits_among_codes_are_what_exact_search_over_the_decoded_vectors_finds(data: st.DataObject) -> None:
     lists = big("ivfpq", "int8").design.lists
@@ -188,15 +188,15 @@ def test_a_large_k_and_a_small_filter_are_compared_exactly_and_nothing_else_is(k
 
 @each_of
 def test_an_answer_has_the_same_bits_alone_in_company_and_on_any_number_of_threads(kind: str, storage: str) -> None:
-    index, queries = big(kind, storage), random_vectors(50, 16, seed=1)
+    index, queries = big(kind, storage), random_vectors(20, 16, seed=1)
     half, few = np.arange(BIG) % 2 == 0, np.arange(BIG) % 10 == 0
     for k, allowed in ((10, None), (10, half), (10, few), (int(EXACT_K * BIG) + 1, None)):
         with threads(1):
             expected = index.search(queries, k, allowed)
         for count in (1, 2, 4):
             with threads(count):
-                for size in (1, 3, 50):
-                    parts = [index.search(queries[start : start + size], k, allowed) for start in range(0, 50, size)]
+                for size in (1, 3, 20):
+                    parts = [index.search(queries[start : start + size], k, allowed) for start in range(0, 20, size)]
                     for whole, part in zip(expected, zip(*parts, strict=True), strict=True):
                         assert np.array_equal(whole, np.concatenate(part)), (k, count, size)
 

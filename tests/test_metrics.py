@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytrec_eval
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -216,6 +216,7 @@ def test_the_class_mean_counts_classes_not_queries() -> None:
     assert result.by_class.set_index("class")["gallery"].to_dict() == {"a": 45, "b": 9}
 
 
+@settings(max_examples=30)  # of 40 ms each
 @given(st.integers(0, 100))
 def test_rotating_all_vectors_changes_no_figure(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from proof.patience import patience
+
 pytestmark = pytest.mark.slow  # DVC and a kernel
 
 HERE = Path(__file__).resolve().parent
@@ -21,7 +23,9 @@ def run(path: Path) -> Any:
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=int(patience(300)), resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
     return notebook

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, Project, copy_project, picture
+from conftest import LINUX, POSIX, ROOT, Project, copy_project, picture
 
 from proof import reproduce
+from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # DVC
 
@@ -51,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def clone(built: Project, tmp_path: Path) -> Iterator[Project]:
     """A copy of the built project with its outputs and DVC cache in place."""
-    subprocess.run(["cp", "-a", str(built.folder), str(tmp_path / "clone")], check=True)
+    shutil.copytree(built.folder, tmp_path / "clone", symlinks=True)
     yield Project(tmp_path / "clone")
 
 
@@ -93,10 +95,7 @@ RE_RUN = [
     ({"protocol__seed": 1}, ["evaluate", "benchmark"]),
     ({"index__kind": "hnsw"}, ["index", "evaluate", "benchmark"]),
     ({"index__hnsw__neighbors": 8}, ["index"]),  # so few images are compared one by one: the same index
-    ({"index__refine__power": 1}, ["index", "evaluate", "benchmark"]),
-    ({"evaluate__memory": 16}, ["evaluate"]),
     (BATCHES, ["extract"]),  # the same features on most processors: what follows is not touched
-    ({"extract__min_cosine": 0.5}, ["extract"]),  # likewise
     ({"extract__runtime": "tensorflow"}, ["extract", "index", "evaluate", "benchmark"]),
     RESEEDED,
     ({"preprocess__workers": 1}, ["preprocess"]),  # the same pixels
@@ -285,6 +284,7 @@ def test_a_failed_run_loses_nothing(clone: Project) -> None:
     assert "download" in status and "evaluate" in status
 
 
+@POSIX
 def test_a_killed_stage_leaves_the_last_result_and_runs_again(clone: Project) -> None:
     features = clone.folder / "data/features/features.npy"
     before = features.read_bytes()
@@ -293,10 +293,11 @@ def test_a_killed_stage_leaves_the_last_result_and_runs_again(clone: Project) ->
         ["dvc", "repro", "extract"], cwd=clone.folder, env=clone.environment, start_new_session=True
     )
     partial = clone.folder / "data/features.partial/features.npy"
-    for _ in range(15_000):  # five minutes on a busy machine
+    deadline = time.monotonic() + patience(300)
+    while time.monotonic() < deadline:
         if partial.exists() and partial.stat().st_size > 10_000:
             break
-        time.sleep(0.02)
+        time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert partial.exists()  # it was killed in the middle of writing
@@ -336,6 +337,7 @@ def test_help_teaches_without_loading_anything(built: Project, stage: str) -> No
     assert "Reads" in done.stdout and "Writes" in done.stdout and f"python stages/{stage}.py data" in done.stdout
 
 
+@LINUX
 def test_preprocess_memory_does_not_grow_with_the_number_of_images(clone: Project, tmp_path: Path) -> None:
     """Peak memory of the parent process at 200 and at 2,000 images differs by less than the pixels of 1,800."""
     peaks = []

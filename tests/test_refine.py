@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
@@ -205,6 +205,7 @@ def everybody() -> tuple[np.ndarray, evaluation.Evaluation]:
     return measured(np.arange(40))
 
 
+@settings(max_examples=30)  # of 40 ms each
 @given(st.permutations(list(range(40))), st.integers(1, 40))
 def test_a_query_cannot_influence_what_it_is_measured_against(order: list[int], kept: int) -> None:
     """With the gallery fixed, permuting or removing queries changes no gallery vector and no other query's figures."""

@@ -22,6 +22,8 @@ from bad_line import Line
 from conftest import Project, copy_project
 from import_graph import ROOT
 
+from proof.patience import patience
+
 pytestmark = pytest.mark.slow  # DVC and servers
 
 PAGE = (ROOT / "docs/remotes.md").read_text()
@@ -100,12 +102,13 @@ def s3(tmp_path: Path) -> Iterator[int]:
         command = [sys.executable, "-m", "moto.server", "--port", str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(600):
-            time.sleep(0.1)
+        deadline = time.monotonic() + patience(120)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
             assert process.poll() is None, (tmp_path / "moto.log").read_text()
             try:
                 bucket = urllib.request.Request(f"http://127.0.0.1:{port}/team", method="PUT")
-                urllib.request.urlopen(bucket, timeout=30).close()
+                urllib.request.urlopen(bucket, timeout=patience(60)).close()
                 break
             except OSError:
                 continue
@@ -121,7 +124,7 @@ def http(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "store").mkdir()
     handler = type("Handler", (Store,), {"folder": tmp_path / "store"})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield server.server_port
     server.shutdown()
     server.server_close()
@@ -145,7 +148,7 @@ def killed(project: Project, line: Line, *command: str) -> None:
     process = subprocess.Popen(
         command, cwd=project.folder, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    assert line.stalled.wait(120), "nothing was transferred"
+    assert line.stalled.wait(patience(300)), "nothing was transferred"
     assert process.poll() is None
     process.kill()
     process.wait()

@@ -1,11 +1,16 @@
 """What is installed is what was tested: every package pinned and hashed, every action of the workflows too."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from import_graph import ROOT
-from only_pinned import normal, pins
+from only_pinned import PIN, normal, pins
+from package_index import files
+from packaging.markers import Marker
+from packaging.tags import compatible_tags, cpython_tags, mac_platforms
+from packaging.utils import parse_wheel_filename
 
 COMPILED = sorted(
     path for folder in (ROOT, ROOT / "docker", ROOT / "space") for path in folder.glob("requirements*.txt")
@@ -82,3 +87,86 @@ def test_the_promises_name_tests_that_exist() -> None:
         assert (ROOT / path).is_file(), path
     for target in re.findall(r"^make (\w+)", page, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+# --- other platforms --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A platform that no test runs on: what its markers say, and the names that its wheels may have."""
+
+    markers: dict[str, str]
+    names: list[str]
+
+    def needs(self, marker: str) -> bool:
+        return not marker or Marker(marker).evaluate({**PYTHON, **self.markers})
+
+    def takes(self, wheel: str) -> bool:
+        tags = parse_wheel_filename(wheel)[3]
+        ours = {*cpython_tags((3, 12), platforms=self.names), *compatible_tags((3, 12), "cp312", self.names)}
+        return not tags.isdisjoint(ours)
+
+
+def linux(machine: str) -> Platform:
+    names = [f"manylinux_2_{minor}_{machine}" for minor in range(5, 37)] + [
+        f"manylinux{year}_{machine}" for year in (1, 2010, 2014)
+    ]
+    markers = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": machine}
+    return Platform(markers, names)
+
+
+PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0", "implementation_name": "cpython",
+          "platform_python_implementation": "CPython", "extra": ""}  # fmt: skip
+PLATFORMS = {
+    "Linux on x86-64": linux("x86_64"),
+    "Linux on Arm": linux("aarch64"),
+    "macOS on Apple silicon": Platform(
+        {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix", "platform_machine": "arm64"},
+        list(mac_platforms((14, 0), "arm64")),
+    ),
+    "Windows": Platform(
+        {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt", "platform_machine": "AMD64"},
+        ["win_amd64"],
+    ),
+}
+# requirements-gpu.txt is for Linux alone; what develops and proves Lookalike need not run everywhere.
+EVERYWHERE = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("serve", "finetune", "s3", "vit")))
+SOURCES = {"antlr4-python3-runtime"}  # DVC's, by way of Hydra: Python alone, and its maker publishes no wheel
+
+
+@pytest.mark.slow
+def test_every_pin_has_a_wheel_for_each_platform() -> None:
+    """So that no compiler is needed: asks the package index that pip is set to."""
+    found = {pin for name in EVERYWHERE for pin in PIN.findall((ROOT / name).read_text())}
+    on_the_index = files({normal(name) for name, _, _ in found})
+    lacking = [
+        f"{name} {version}: {platform}"
+        for name, version, marker in sorted(found)
+        for platform, about in PLATFORMS.items()
+        if name not in SOURCES and about.needs(marker)
+        if not any(about.takes(wheel) for wheel in on_the_index[normal(name)] if is_wheel_of(wheel, version))
+    ]
+    assert not lacking, "\n".join(lacking)
+    assert {name for name, _, _ in found} >= SOURCES
+
+
+def is_wheel_of(file: str, version: str) -> bool:
+    return file.endswith(".whl") and file.split("-")[1] == version
+
+
+def test_a_platform_takes_its_wheels_and_needs_its_pins() -> None:
+    """By hand: wheels of one package as their makers name them."""
+    wheels = {
+        "x-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": ["Linux on x86-64"],
+        "x-1-cp312-cp312-manylinux_2_28_aarch64.whl": ["Linux on Arm"],
+        "x-1-cp39-abi3-macosx_11_0_universal2.whl": ["macOS on Apple silicon"],
+        "x-1-cp312-cp312-macosx_10_13_x86_64.whl": [],
+        "x-1-cp311-cp311-win_amd64.whl": [],
+        "x-1-py3-none-win_amd64.whl": ["Windows"],
+        "x-1-py2.py3-none-any.whl": [*PLATFORMS],
+    }
+    for wheel, expected in wheels.items():
+        assert [name for name, platform in PLATFORMS.items() if platform.takes(wheel)] == expected, wheel
+    needed = [name for name, platform in PLATFORMS.items() if platform.needs("sys_platform == 'win32'")]
+    assert needed == ["Windows"]

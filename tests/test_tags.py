@@ -43,6 +43,7 @@ from lookalike.state import Hit
 from lookalike.tags import Tags
 from lookalike.ui.opened import Query
 from lookalike.vectors import unit_length
+from proof.patience import patience
 from stages import evaluate
 
 TEXTS = {
@@ -346,7 +347,7 @@ def changed_params(folder: Path, **tags_section: object) -> Path:
 
 def run_stage(folder: Path, params: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "stages/index.py", folder / "features", folder / "index", "--params", params]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
 
 
 @pytest.mark.slow
@@ -492,7 +493,7 @@ def test_a_mistake_at_the_command_is_a_line(built: Built, arguments: list[str], 
 @pytest.mark.slow
 def test_a_search_by_words_imports_neither_scikit_learn_nor_openvino(own: Built) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "lookalike.cli", "search", "--text", "sea", *own.options]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=patience(120))
     loaded = set(re.findall(r"\| +(\w+)$", done.stderr, re.MULTILINE))
     assert "faiss" in loaded and not loaded & {"sklearn", "scipy", "openvino", "tensorflow"}
     assert len(done.stdout.splitlines()) == 3
@@ -508,7 +509,7 @@ def client(own: Built) -> Iterator[httpx.Client]:
         while not (found := re.search(r"serving on (http://\S+)", heard)):
             heard += process.stderr.readline()
             assert process.poll() is None, heard
-        with httpx.Client(base_url=found[1], timeout=60) as asking:
+        with httpx.Client(base_url=found[1], timeout=patience(60)) as asking:
             while asking.get("/ready").status_code != 200:
                 time.sleep(0.05)
             yield asking
@@ -558,7 +559,7 @@ def test_the_page_asks_for_words_where_there_are_any(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["app.py"])
     streamlit.cache_resource.clear()
-    shown = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=30).run()
+    shown = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=patience(60)).run()
     assert shown.slider(key="weight").value == 0.3
 
     def written(kind: str) -> str:
@@ -575,7 +576,7 @@ def test_the_page_asks_for_words_where_there_are_any(
     assert "did you mean sea?" in written("warning")
     streamlit.cache_resource.clear()
     small_collection.build(own.folder)
-    without = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=30).run()
+    without = AppTest.from_file(str(ROOT / "lookalike/ui/app.py"), default_timeout=patience(60)).run()
     assert not without.exception and "words" not in {each.key for each in without.text_input}
 
 

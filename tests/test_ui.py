@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to b
 from lookalike.ui import opened as ui_opened  # noqa: E402
 from lookalike.ui import tiles as ui_tiles  # noqa: E402
 from lookalike.ui.opened import Query, query_from  # noqa: E402
+from proof.patience import patience  # noqa: E402
 
 APP = ROOT / "lookalike/ui/app.py"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -57,7 +59,7 @@ def nothing_is_open() -> None:
 
 
 def page() -> AppTest:
-    shown = AppTest.from_file(str(APP), default_timeout=30).run()
+    shown = AppTest.from_file(str(APP), default_timeout=patience(60)).run()
     assert not shown.exception
     return shown
 
@@ -252,14 +254,15 @@ def test_what_no_picture_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {*threading.enumerate()}
     opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
+    for loading in {*threading.enumerate()} - before:  # the network
+        loading.join()
     calls = []
     embed = opened.pictures.embed
     monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(1) or embed(content))
     query = query_from(_png(small_collection.coloured("blue", 5)))
-    time.sleep(0.5)  # the network is being loaded
-    calls.clear()
     answers = [opened.answer(query, k, -1, None) for k in (3, 5)]
     assert len(calls) == 1
     assert [len(answer.hits) for answer in answers] == [3, 5]
@@ -329,7 +332,7 @@ def _quality() -> AppTest:
         names = ("data/index", "data/model", "data/changes", "data/raw", "metrics", "plots")
         quality_page.show(Opened(Places(*map(Path, names))))
 
-    shown = AppTest.from_function(script, default_timeout=30).run()
+    shown = AppTest.from_function(script, default_timeout=patience(60)).run()
     assert not shown.exception
     return shown
 
@@ -391,8 +394,8 @@ def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: 
         "page = threading.Thread(target=Opened, args=[places], daemon=True)\n"
         "page.start(); page.join(); time.sleep(float(sys.argv[1]))"
     )
-    for moment in range(16):
-        command = [sys.executable, "-c", code, str(moment * 0.02)]
+    for moment in range(8):
+        command = [sys.executable, "-c", code, str(moment * 0.04)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -431,8 +434,9 @@ def served(small_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                                    env=environment, stdout=log, stderr=log)  # fmt: skip
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
-            time.sleep(0.2)
+        deadline = time.monotonic() + patience(120)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
             assert process.poll() is None, (folder / "log").read_text()
             try:
                 urllib.request.urlopen(f"{address}/_stcore/health")
@@ -443,7 +447,7 @@ def served(small_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         assert "Traceback" not in (folder / "log").read_text()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(patience(60))
 
 
 @pytest.fixture(scope="module")
@@ -472,7 +476,7 @@ def _open(browser: Any, served: str, viewport: dict[str, int], **options: Any) -
     context = browser.new_context(viewport=viewport, **options)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served)
     tab = context.new_page()
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(1000 * patience(60))
     elsewhere, wrong = [], []
     tab.on("request", lambda request: elsewhere.append(request.url) if not request.url.startswith(
         (served, served.replace("http", "ws"), "data:", "blob:")) else None)  # fmt: skip
@@ -492,11 +496,14 @@ def tiles(tab: Any, name: str) -> Any:
 def settle(tab: Any, name: str, count: int) -> None:
     """Wait until so many pictures are shown."""
     tiles(tab, name).nth(count - 1).wait_for()
-    for _ in range(150):
-        if tiles(tab, name).count() == count:
-            return
-        tab.wait_for_timeout(100)
-    raise AssertionError(f"{tiles(tab, name).count()} pictures, not {count}")
+    wait_until(tab, lambda: tiles(tab, name).count() == count)
+
+
+def wait_until(tab: Any, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + patience(60)
+    while not condition():
+        assert time.monotonic() < deadline, tab.inner_text("body")
+        tab.wait_for_timeout(20)
 
 
 def upload(tab: Any, name: str, content: bytes) -> None:
@@ -614,9 +621,9 @@ def _focused(tab: Any) -> str:
 def test_on_a_phone(phone: Any) -> None:
     upload(phone, "x.png", _png(small_collection.coloured("red", 999)))
     settle(phone, HITS, 10)
-    phone.wait_for_timeout(500)
-    box = tiles(phone, HITS).first.bounding_box()
-    assert 0 < box["y"] < 700  # in sight, though it lies below the choices
+    first = tiles(phone, HITS).first
+    wait_until(phone, lambda: 0 < first.bounding_box()["y"] < 700)  # in sight, though it lies below the choices
+    box = first.bounding_box()
     assert box["width"] >= 90
     tiles(phone, HITS).nth(4).tap()
     settle(phone, WAY, 2)
