@@ -23,7 +23,7 @@ def files(packages: Iterable[str]) -> dict[str, set[str]]:
             return {name for each in pages for name in listed(each)}
 
         def listed(found: Any) -> list[str]:
-            if "json" in found.content_type:  # 200 packages: 14 s by pip's reader, 3 s so
+            if "json" in found.content_type:  # 141 packages: 9.4 s of a core by pip's reader, 2.3 s so
                 return [file["filename"] for file in json.loads(found.content)["files"]]
             return [each.filename for each in parse(found)]
 

@@ -394,6 +394,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], problems.Kind]] = {
     "GIF and script": (lambda: saved("GIF") + b"=1;<script>alert(1)</script>", problems.TWO_FORMATS),
     "PNG with a page": (lambda: saved("PNG")[:-12] + b"<!DOCTYPE html><html>", problems.TWO_FORMATS),
     "JPEG and PDF": (lambda: saved("JPEG", comment=b"%PDF-1.7 obj"), problems.TWO_FORMATS),
+    "JPEG of many fill bytes": (lambda: b"\xff\xd8" + b"\xff" * (1 << 20) + saved("JPEG")[2:], problems.BROKEN_IMAGE),
     "JPEG of many scans": (lambda: saved("JPEG") + b"\xff\xda" * 100, problems.BROKEN_IMAGE),
     "animated GIF": (lambda: animated("GIF"), problems.SEVERAL_FRAMES),
     "animated WebP": (lambda: animated("WEBP"), problems.SEVERAL_FRAMES),

@@ -105,6 +105,12 @@ def test_a_machine_without_strace_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         kills.check_tools()
 
 
+@pytest.mark.parametrize(("took", "expected"), [(0.1, 60), (0.2, 60), (0.8, 240)])
+def test_a_limit_grows_with_the_time_that_the_machine_takes(took: float, expected: float) -> None:
+    times = iter([7.0, 7.0 + took])
+    assert patience(60, lambda: next(times)) == pytest.approx(expected)
+
+
 @pytest.mark.slow
 def test_a_few_faults_of_each_sort_are_mended(tmp_path: Path) -> None:
     need_namespaces()

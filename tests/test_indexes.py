@@ -386,7 +386,7 @@ def test_the_stage_counts_the_vectors_of_each_kind_that_it_tries(
             seen.append((self.n, self.total))
             return done
 
-    monkeypatch.setattr("lookalike.progress.tqdm", Bar)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
     command = ["index.py", source, tmp_path / "index", "--params", tmp_path / "params.yaml"]
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
     with pytest.raises(LookalikeError, match=r"no index in question reaches \(flat, int8: 0\.\d+; hnsw, int8: 0\.\d+;"):

@@ -1,6 +1,7 @@
 """Receiving a picture: counted while it arrives, kept in memory, its name not read."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,10 @@ from lookalike.api.settings import Settings
 
 FIELDS_MOST = 10
 FIELD_BYTES = 4096
+# Bytes of 0xFF that may follow one another in a JPEG; no segment is so long. A picture of 19 MB of them is refused as
+# it arrives, before it costs the searches of others anything.
+FILL_MOST = 1 << 18
+JPEG = re.compile(rb"(\A|\r\n\r\n)\xff\xd8\xff")  # begins with a picture: the body, or the part of a form
 # What no picture is sent as; anything else is taken for one, as curl calls it application/x-www-form-urlencoded.
 REFUSED = ("application/json", "application/xml", "text/")
 
@@ -72,10 +77,15 @@ async def receive(request: Request, settings: Settings, place: Place) -> Upload:
 
 
 async def _counted(request: Request, settings: Settings, place: Place) -> AsyncGenerator[bytes, None]:
+    jpeg, fill = None, 0  # whether it is one, and bytes of whole chunks of 0xFF since anything else came
     async for chunk in request.stream():
         place.holds(len(chunk))
         if place.held > settings.max_bytes:
             raise _too_many(settings)
+        jpeg = bool(JPEG.search(chunk)) if jpeg is None else jpeg
+        fill = fill + len(chunk) if jpeg and chunk.count(b"\xff") == len(chunk) else 0
+        if fill > FILL_MOST:
+            raise Problem(problems.BROKEN_IMAGE, f"a JPEG with more than {FILL_MOST} fill bytes in a row; save it anew")
         yield chunk
 
 
