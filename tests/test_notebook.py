@@ -3,10 +3,13 @@
 After a change to it or to the figures, `python tests/test_notebook.py` runs it in place and keeps what it prints.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a script
 
 from proof.patience import patience
 
