@@ -7,7 +7,7 @@
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was
 # make mutants   how many small errors in what computes figures the tests notice: docs/tests.md; 20 minutes, resumed too
 # make reproduce  run what is committed twice, in clean clones with empty caches, and compare: some minutes
-# make anywhere   compute index and figures as other processors would, and compare every byte: 20 minutes
+# make anywhere   compute index and figures as other processors would, and compare every byte: 11 minutes
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
 # make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
