@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -77,14 +78,11 @@ def main() -> None:
         name, chosen = grid(refine, args.refine)[0]
         ways[f"refined, {name}"] = chosen
     images = load_images(args.processed)
-    questions = {"all": settings.model_copy(update={"held_out_classes": 0.0})}
+    questions = {"all": replace(settings, held_out_classes=0.0)}
     if args.held_out:
-        questions["held out"] = settings.model_copy(update={"held_out_classes": args.held_out})
+        questions["held out"] = replace(settings, held_out_classes=args.held_out)
     runs: dict[str, list[Run]] = {
-        name: [
-            run(images, args.model, split_settings.model_copy(update={"seed": seed}), chosen, ways)
-            for seed in seeds(args.seeds)
-        ]
+        name: [run(images, args.model, replace(split_settings, seed=seed), chosen, ways) for seed in seeds(args.seeds)]
         for name, chosen in questions.items()
     }
     text = report(runs, ways, images)

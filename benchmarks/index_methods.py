@@ -86,7 +86,7 @@ class Ours:
     @property
     def settings(self) -> dict[str, Any]:
         """The design, what it is tuned to, and FAISS's version."""
-        design = self.design.model_dump(exclude_defaults=True)
+        design = self.design.stated()
         return design | ({"target": TARGET} if self.sweep[1:] else {}) | {"version": faiss.__version__}
 
     @property

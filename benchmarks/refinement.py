@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
+from msgspec import convert, to_builtins
+from msgspec.structs import replace
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
@@ -77,7 +78,7 @@ def choose_splits(
     """The splits of the seeds, or one whose queries are in none of theirs."""
 
     def split(seed: int) -> Split:
-        chosen = settings.model_copy(update={"seed": seed})
+        chosen = replace(settings, seed=seed)
         return protocol.split(collection.paths, collection.labels, images.sha256, chosen)
 
     first, _, last = seeds.partition("-")
@@ -104,25 +105,24 @@ def grid(settings: Settings, choices: list[str]) -> list[tuple[str, Settings]]:
     values: dict[str, list[Any]] = {}
     for choice in choices:
         key, _, text = choice.partition("=")
-        if key not in Settings.model_fields:
-            raise LookalikeError(f"--set {choice}: {closest(key, list(Settings.model_fields))}")
+        if key not in Settings.__struct_fields__:
+            raise LookalikeError(f"--set {choice}: {closest(key, list(Settings.__struct_fields__))}")
         values[key] = [yaml.safe_load(value) for value in text.split(",")]
     combinations = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-    try:
-        return [
-            (" ".join(f"{key}={value}" for key, value in chosen.items()) or "params.yaml",
-             Settings.model_validate(settings.model_dump() | chosen))
-            for chosen in combinations
-        ]  # fmt: skip
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise LookalikeError(f"--set {problem['loc'][0]}={problem['input']}: {problem['msg']}") from None
+    full = to_builtins(settings)
+    return [
+        (
+            " ".join(f"{key}={value}" for key, value in chosen.items()) or "params.yaml",
+            params.checked(full | chosen, "index.refine", Settings),
+        )
+        for chosen in combinations
+    ]
 
 
 def ablation(settings: Settings) -> list[tuple[str, Settings]]:
     """Each part of a refinement alone, all of it, and all of it but each part; re-ranking alone and on top."""
-    full = settings.model_dump()
-    off = OFF.model_dump() | {"alpha": full["alpha"]}
+    full = to_builtins(settings)
+    off = to_builtins(OFF) | {"alpha": full["alpha"]}
     parts: dict[str, dict[str, Any]] = {
         "power": {"power": full["power"]},
         "PCA": {"pca": full["pca"]},
@@ -137,7 +137,7 @@ def ablation(settings: Settings) -> list[tuple[str, Settings]]:
     rows.append(("all (params.yaml)", full))
     rows += [(f"all but {name}", full | {key: off[key] for key in keys}) for name, keys in without.items()]
     rows.append(("all and re-ranking (300)", full | {"rerank": 300}))
-    return [(name, Settings.model_validate(values)) for name, values in rows]
+    return [(name, convert(values, Settings)) for name, values in rows]
 
 
 def measure(collection: Collection, splits: list[Split], settings: Settings) -> tuple[dict[str, Any], np.ndarray]:

@@ -36,6 +36,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from msgspec.structs import replace
 from numpy.lib.format import open_memmap
 from PIL import Image
 
@@ -69,7 +70,7 @@ def crops(args: argparse.Namespace) -> None:
         paths = [args.raw / path for path in sorted(row["path"] for row in csv.DictReader(file))]
     order = np.random.default_rng(args.seed).permutation(len(paths))
     asked, kept = np.split(order, [round(QUERY_SHARE * len(paths))])
-    precision: Any = "bfloat16" if "BF16" in openvino.able() else "float32"
+    precision: Any = "bfloat16" if "bfloat16" in openvino.usable() else "float32"
     embed, dim = openvino.load(args.model, SIZE, BATCH, precision), network.describe(args.model).dim
     for name, photographs, rows in (("queries", asked, args.queries), ("features", kept, args.crops)):
         counts = {
@@ -132,7 +133,7 @@ def batches(parts: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 def refined(args: argparse.Namespace) -> None:
     """Refine the crops' features as the pipeline does, without augmentation: gallery128.npy and queries128.npy."""
-    settings = params.load(args.params, "index", indexes.Settings).refine.model_copy(update={"augment": 0})
+    settings = replace(params.load(args.params, "index", indexes.Settings).refine, augment=0)
     features = np.load(args.folder / "features.npy", mmap_mode="r")
     refinement = Refinement.fit(features, settings)
     for source, target in (("queries", "queries128"), ("features", "gallery128")):

@@ -14,12 +14,13 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lookalike import transformers
+from msgspec import to_builtins
+
+from lookalike import machine, transformers
 from lookalike.errors import LookalikeError, closest
 from lookalike.files import write_json
 from lookalike.network import (
@@ -32,7 +33,7 @@ from lookalike.network import (
     describe,
     only_size,
 )
-from lookalike.tf import keras
+from lookalike.tf import keras, usable
 from lookalike.towers import TOWERS
 
 POOLINGS = ("avg", "max", "gem")  # of a convolutional network
@@ -116,7 +117,7 @@ def save(
         warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
         converted = convert(_embedder(model, network, only_size(backbone)))
     save_openvino(converted, folder / OPENVINO_FILE)
-    write_json(folder / DESCRIPTION_FILE, asdict(network))
+    write_json(folder / DESCRIPTION_FILE, to_builtins(network))
     return network
 
 
@@ -157,6 +158,11 @@ def load_features(folder: Path, precision: str) -> keras.Model:
             f"{folder / ARCHITECTURE_FILE} does not describe a network; make it anew: dvc repro --force model"
         ) from None
     if precision != "float32":
+        if not usable(precision):
+            raise LookalikeError(
+                f"TensorFlow cannot compute in {precision} on this processor "
+                f"({', '.join([machine.cpu_name(), *machine.environment('ONEDNN_')])}); set the precision to float32"
+            )
         _set_policy(architecture, f"mixed_{precision}")
     cut = keras.models.model_from_json(json.dumps(architecture))
     _load_weights(cut, folder / WEIGHTS_FILE, network.backbone)

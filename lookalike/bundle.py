@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from msgspec import to_builtins
+
 from lookalike import manifest, texts, thumbnails, trust
 from lookalike.errors import LookalikeError
 from lookalike.files import new_folder, write_json
@@ -99,7 +101,7 @@ def write(
             raise LookalikeError(f"{source.index} was written while it was copied; try again")
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         bundle = Bundle(str(out), len(names), size, opened.gallery.fingerprint)
-        write_json(partial / DESCRIPTION, {**asdict(bundle), "embedding": asdict(opened.gallery.embedding)})
+        write_json(partial / DESCRIPTION, {**asdict(bundle), "embedding": to_builtins(opened.gallery.embedding)})
     return bundle
 
 

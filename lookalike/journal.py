@@ -12,10 +12,11 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import to_builtins
 
 from lookalike.errors import LookalikeError
 from lookalike.network import Embedding, parse_embedding
@@ -226,7 +227,7 @@ class Writer:
     def close(self) -> None:
         """Write what the journal belongs to."""
         bound = self._bound
-        values = [bound.fingerprint, json.dumps(asdict(bound.embedding)), bound.folded, bound.first, bound.last]
+        values = [bound.fingerprint, json.dumps(to_builtins(bound.embedding)), bound.folded, bound.first, bound.last]
         self._file.execute("DELETE FROM about")
         self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?, ?)", [*values, _checksum(values)])
 

@@ -7,11 +7,10 @@ a `Network`.
 """
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from msgspec import Meta, Struct, json, to_builtins
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_json
@@ -26,39 +25,32 @@ EMBEDDING_FILE = "embedding.json"
 NASNET_SIZES = {"NASNetLarge": 331, "NASNetMobile": 224}  # its graph is made for one size of picture
 
 
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True)
-class Network:
+class Network(Struct, frozen=True, forbid_unknown_fields=True):
     """What the other files hold."""
 
     backbone: str  # its name in keras.applications or, of a vision transformer, in KerasHub
     weights: str  # random, imagenet, preset or file; finetuned
     layer: str  # its output is pooled
     pooling: str  # avg, max or gem; of a vision transformer also cls or head
-    dim: Annotated[int, Field(ge=1)]  # D
+    dim: Annotated[int, Meta(ge=1)]  # D
     parameters: int
     fingerprint: str  # SHA-256 over architecture, weights, pooling and mirror: whatever runs it, it is the same network
     mirror: bool = False  # whether the embedding is the mean of those of the image and of its mirror image
 
 
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True)
-class Embedding:
+class Embedding(Struct, frozen=True, forbid_unknown_fields=True):
     """How a collection's vectors came about, as far as a query must come about likewise.
 
     Runtime and precision are left out: they move an embedding too little to matter to a search.
     """
 
     network: Network
-    image_size: Annotated[int, Field(ge=1, le=1024)]  # pixels
+    image_size: Annotated[int, Meta(ge=1, le=1024)]  # pixels
     fit: str  # how a rectangle became a square
 
     def save(self, folder: Path) -> None:
         """Write it beside the vectors."""
-        write_json(folder / EMBEDDING_FILE, asdict(self))
-
-
-_NETWORK, _EMBEDDING = TypeAdapter(Network), TypeAdapter(Embedding)
+        write_json(folder / EMBEDDING_FILE, to_builtins(self))
 
 
 def load_embedding(folder: Path) -> Embedding:
@@ -74,7 +66,7 @@ def load_embedding(folder: Path) -> Embedding:
 
 def parse_embedding(text: str) -> Embedding:
     """Read an Embedding from JSON, every key and type as declared. Raises ValueError for any other."""
-    return _EMBEDDING.validate_json(text, strict=True)
+    return json.decode(text, type=Embedding)
 
 
 def check_same_network(wanted: Embedding, folder: Path) -> None:
@@ -104,7 +96,7 @@ def describe(folder: Path) -> Network:
     """Read what network a folder holds."""
     path = folder / DESCRIPTION_FILE
     try:
-        return _NETWORK.validate_json(path.read_text(encoding="utf-8"), strict=True)
+        return json.decode(path.read_bytes(), type=Network)
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro model") from None
     except ValueError:

@@ -6,17 +6,16 @@ setting re-runs the stages it concerns and no others.
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from msgspec import Struct, ValidationError, convert
 
 from lookalike.errors import LookalikeError, closest
 
 
-class Section(BaseModel):
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One section of params.yaml: every key required, no other key allowed, values of exactly these types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
@@ -55,25 +54,45 @@ def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
     if name not in content:
         raise LookalikeError(f"{path}: section {name!r} is missing; restore it with: git checkout {path}")
     try:
-        return section.model_validate(content[name])
+        return checked(content[name], name, section)
+    except LookalikeError as error:
+        raise LookalikeError(f"{path}: {error}") from None
+
+
+def checked(content: Any, name: str, section: type[AnySection]) -> AnySection:
+    """Make a section of plain values. Raises LookalikeError that names the key, its value and what is allowed."""
+    try:
+        return convert(content, section)
     except ValidationError as error:
-        raise LookalikeError(f"{path}: {_first_problem(name, section, error)}") from None
+        raise LookalikeError(_problem(name, section, content, error)) from None
 
 
-def _first_problem(name: str, section: type[Section], error: ValidationError) -> str:
-    # A misspelt key is both unknown and missing; the first of these helps more.
-    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    key = ".".join([name, *(str(part) for part in problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}; {closest(str(problem['loc'][-1]), _keys(section, problem['loc'][:-1]))}"
-    if problem["type"] == "missing":
-        return f"key {key} is missing; every key of a section is required"
-    given: Any = problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} is {given!r}: {message}"
+def _problem(name: str, section: type[Section], content: Any, error: ValidationError) -> str:
+    message, _, where = str(error).partition(" - at `$")
+    path = re.findall(r"\.(\w+)|\[(\d+)\]", where)
+    key, kind = name, section  # walk to the value, index.hnsw.neighbors for one, and to what may stand there
+    for field, number in path:
+        key += f".{field or number}"
+        content = content[field or int(number)]
+        kind = get_type_hints(kind, include_extras=True)[field] if field else get_args(_bare(kind))[0]
+    unknown, missing = (re.search(rf"{word} field `(.*)`", message) for word in ("unknown", "required"))
+    if unknown:
+        return f"unknown key {key}.{unknown[1]}; {closest(unknown[1], list(_bare(kind).__struct_fields__))}"
+    if missing:
+        return f"key {key}.{missing[1]} is missing; every key of a section is required"
+    if error.__cause__:  # of __post_init__, which names the key itself
+        return f"{key}.{message}"
+    if choices := _choices(kind):
+        message = f"expected {', '.join(choices[:-1])} or {choices[-1]}"
+    return f"{key} is {content!r}: {message.replace('`', '').replace('Expected', 'expected')}"
 
 
-def _keys(section: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
-    for part in parents:  # walk into nested sections, index.hnsw for one
-        section = cast(type[BaseModel], section.model_fields[str(part)].annotation)
-    return list(section.model_fields)
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values of a Literal, or of a union of them."""
+    if get_origin(kind) is Literal:
+        return [repr(value) for value in get_args(kind)]
+    return [choice for part in get_args(kind) for choice in _choices(part)] if get_origin(kind) is UnionType else []

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike.errors import LookalikeError
 from lookalike.params import UNUSED, Section
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `protocol` of params.yaml."""
 
     kind: Literal["holdout", "leave-one-out", "lists"]
-    fraction: Annotated[float, Field(gt=0, lt=1)]
-    seed: Annotated[int, Field(ge=0)]
+    fraction: Annotated[float, Meta(gt=0, lt=1)]
+    seed: Annotated[int, Meta(ge=0)]
     queries: str
     gallery: str
 

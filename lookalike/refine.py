@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike.collection import read_array
 from lookalike.errors import LookalikeError
@@ -48,19 +48,19 @@ Nearest = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 Vectors = Callable[[np.ndarray], np.ndarray]
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `index.refine` of params.yaml."""
 
-    power: Annotated[float, Field(gt=0, le=1)]
-    pca: Annotated[int, Field(ge=0)]
-    whiten: Annotated[float, Field(ge=0, le=1)]
-    augment: Annotated[int, Field(ge=0)]
-    expand: Annotated[int, Field(ge=0)]
-    alpha: Annotated[float, Field(ge=0, le=10)]
-    rerank: Annotated[int, Field(ge=0)]
+    power: Annotated[float, Meta(gt=0, le=1)]
+    pca: Annotated[int, Meta(ge=0)]
+    whiten: Annotated[float, Meta(ge=0, le=1)]
+    augment: Annotated[int, Meta(ge=0)]
+    expand: Annotated[int, Meta(ge=0)]
+    alpha: Annotated[float, Meta(ge=0, le=10)]
+    rerank: Annotated[int, Meta(ge=0)]
 
 
-OFF = Settings(power=1, pca=0, whiten=0, augment=0, expand=0, alpha=1, rerank=0)  # raw cosine
+OFF = Settings(power=1.0, pca=0, whiten=0.0, augment=0, expand=0, alpha=1.0, rerank=0)  # raw cosine
 
 
 class Refinement:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike import table
 from lookalike.errors import LookalikeError
@@ -45,11 +45,11 @@ class TextError(LookalikeError):
     """A text that the collection cannot be searched with: the question is at fault, not the collection."""
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `index.tags` of params.yaml."""
 
     file: str
-    weight: Annotated[float, Field(ge=0, le=1)]
+    weight: Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True)

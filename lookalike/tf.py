@@ -71,4 +71,18 @@ keras.config.set_image_data_format("channels_last")
 keras.config.set_epsilon(1e-7)
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
-__all__ = ["keras", "tf"]
+
+def usable(precision: str) -> bool:
+    """Whether TensorFlow can convolve in a precision here.
+
+    It takes bfloat16 for granted where the processor has the instructions, and ends in an error where oneDNN is told
+    not to use them (ONEDNN_MAX_CPU_ISA).
+    """
+    try:
+        tf.nn.conv2d(tf.zeros([1, 8, 8, 3], precision), tf.zeros([3, 3, 3, 4], precision), 1, "SAME")
+    except (tf.errors.AbortedError, tf.errors.InternalError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
+        return False
+    return True
+
+
+__all__ = ["keras", "tf", "usable"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from PIL import Image
 
 from lookalike import fetch, images, indexes, manifest, params, searcher, trust
@@ -162,8 +163,8 @@ def built() -> Path:
     here = workplace() / "index"
     features = unit_length(np.random.default_rng(0).standard_normal((COUNT, DIM)).astype(np.float32))
     settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
-    refine = settings.refine.model_copy(update={"pca": PCA, "augment": 2, "expand": 2})
-    settings = settings.model_copy(update={"kind": "flat", "storage": "float32", "refine": refine})
+    refine = replace(settings.refine, pca=PCA, augment=2, expand=2)
+    settings = replace(settings, kind="flat", storage="float32", refine=refine)
     refinement, tuned, why = searcher.build(features, settings)
     here.mkdir()
     paths = np.array([f"{row:02}.png" for row in range(COUNT)])

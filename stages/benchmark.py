@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from msgspec import Meta
 from sklearn.metrics.pairwise import cosine_similarity
 from threadpoolctl import threadpool_limits
 
@@ -50,12 +50,12 @@ MOST_EFFORT = 1024  # efSearch on the operating curve
 WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
 
 
-class Settings(params.Section):
+class Settings(params.Section, frozen=True):
     """Section `benchmark` of params.yaml."""
 
-    queries: Annotated[int, Field(ge=1)]
-    repeats: Annotated[int, Field(ge=1)]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    queries: Annotated[int, Meta(ge=1)]
+    repeats: Annotated[int, Meta(ge=1)]
+    threads: Annotated[int, Meta(ge=1, le=1024)]
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, Field
+from msgspec import Meta
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -43,24 +44,22 @@ HEADLINE = ["P@1", "P@10", "R@10", "Top-5", "Top-10", "NDCG@10", "MRR"]  # of th
 NEAR_DUPLICATES = 20  # pairs listed
 
 
-def ascending(ranks: list[int]) -> list[int]:
-    """Check that each rank is listed once, smallest first."""
-    if sorted(set(ranks)) != ranks:
-        raise ValueError("list each rank once, smallest first")
-    return ranks
-
-
-class Settings(params.Section):
+class Settings(params.Section, frozen=True):
     """Section `evaluate` of params.yaml."""
 
-    k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(ascending)]
-    resamples: Annotated[int, Field(ge=100, le=100_000)]
-    split_seeds: Annotated[int, Field(ge=1, le=100)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    memory: Annotated[int, Field(ge=16)]
-    examples: Annotated[int, Field(ge=1, le=50)]
-    worst: Annotated[int, Field(ge=1, le=50)]
-    map_images: Annotated[int, Field(ge=10, le=20_000)]
+    k: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)]
+    resamples: Annotated[int, Meta(ge=100, le=100_000)]
+    split_seeds: Annotated[int, Meta(ge=1, le=100)]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
+    memory: Annotated[int, Meta(ge=16)]
+    examples: Annotated[int, Meta(ge=1, le=50)]
+    worst: Annotated[int, Meta(ge=1, le=50)]
+    map_images: Annotated[int, Meta(ge=10, le=20_000)]
+
+    def __post_init__(self) -> None:
+        """Check what one value cannot show: that each rank is listed once, smallest first."""
+        if sorted(set(self.k)) != self.k:
+            raise ValueError(f"k is {self.k}: list each rank once, smallest first")
 
 
 def main() -> None:
@@ -212,7 +211,7 @@ def over_seeds(
         return pd.DataFrame(columns=["figure", "seeds_mean", "seeds_sd"])
     values = [evaluation.means(result)]
     for seed in range(protocol_settings.seed + 1, protocol_settings.seed + settings.split_seeds):
-        split = protocol.split(paths, labels, sha256, protocol_settings.model_copy(update={"seed": seed}))
+        split = protocol.split(paths, labels, sha256, replace(protocol_settings, seed=seed))
         values.append(evaluation.means(fit_and_measure(features, labels, split, refine, settings)))
     table = pd.DataFrame(values)
     return pd.DataFrame({"seeds_mean": table.mean(), "seeds_sd": table.std()}).rename_axis("figure").reset_index()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -34,15 +34,15 @@ from lookalike.vectors import unit_length, without_direction
 SAMPLE = 32  # images whose embeddings at a lower precision are compared with float32
 
 
-class Settings(params.Section):
+class Settings(params.Section, frozen=True):
     """Section `extract` of params.yaml."""
 
     model: str
     runtime: runtimes.Choice
     precision: runtimes.Precision
-    batch_size: Annotated[int, Field(ge=0, le=4096)]
+    batch_size: Annotated[int, Meta(ge=0, le=4096)]
     calibration: str
-    min_cosine: Annotated[float, Field(ge=0, le=1)]
+    min_cosine: Annotated[float, Meta(ge=0, le=1)]
 
 
 def main() -> None:

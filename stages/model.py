@@ -12,11 +12,10 @@ Writes  data/model/architecture.json                the network up to model.laye
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta, to_builtins
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -24,7 +23,7 @@ from lookalike import network, params, stage
 from lookalike.files import file_digest, new_folder, write_json
 
 
-class Settings(params.Section):
+class Settings(params.Section, frozen=True):
     """Section `model` of params.yaml."""
 
     backbone: str
@@ -33,7 +32,7 @@ class Settings(params.Section):
     layer: str
     pooling: Literal["avg", "max", "gem", "cls", "head"]
     mirror: bool
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
         if preset:
             text_tower.save(whole, settings.backbone, preset, folder)
     sha256 = file_digest(args.model / network.WEIGHTS_FILE)
-    write_json(args.model.with_suffix(".json"), {**asdict(description), "weights_sha256": sha256})
+    write_json(args.model.with_suffix(".json"), {**to_builtins(description), "weights_sha256": sha256})
     stage.notice(
         "model",
         f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -29,14 +29,14 @@ from lookalike.files import new_folder, write_json
 from lookalike.progress import progress_bar
 
 
-class Settings(params.Section):
+class Settings(params.Section, frozen=True):
     """Section `preprocess` of params.yaml."""
 
-    image_size: Annotated[int, Field(ge=32, le=1024)]
+    image_size: Annotated[int, Meta(ge=32, le=1024)]
     fit: Literal["crop", "pad", "stretch"]
-    max_pixels: Annotated[int, Field(ge=1)]
-    max_rejected: Annotated[float, Field(ge=0, le=1)]
-    workers: Annotated[int, Field(ge=0, le=256)]
+    max_pixels: Annotated[int, Meta(ge=1)]
+    max_rejected: Annotated[float, Meta(ge=0, le=1)]
+    workers: Annotated[int, Meta(ge=0, le=256)]
 
 
 def main() -> None:

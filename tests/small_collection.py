@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 from conftest import NO_TAGS, picture
+from msgspec import convert, to_builtins
 from PIL import Image
 
 from lookalike import images, indexes, manifest, network, searcher
@@ -80,11 +81,11 @@ def write_index(
     features  float32, (D,), by path; the folder of a path is its class.
     refined   section index.refine; `settings` are other keys of section index.
     """
-    chosen = indexes.Settings.model_validate({
+    chosen = convert({
         "kind": "flat", "storage": "auto", "target_recall": 0.99, "memory": 0, "threads": 1, "seed": 0,
         "hnsw": {"neighbors": 16, "ef_construction": 100}, "ivf": {"lists": 0, "code_bytes": 6},
         "tags": NO_TAGS, "refine": refined, **settings,
-    })  # fmt: skip
+    }, indexes.Settings)  # fmt: skip
     paths = sorted(features)
     labels = np.array([path.rpartition("/")[0] for path in paths])
     refinement, tuned, why = searcher.build(np.stack([features[path] for path in paths]), chosen)
@@ -109,4 +110,4 @@ def _write_model(folder: Path) -> None:
     flat = ops.reshape(ops.transpose(squares, np.array([0, 2, 3, 1])), np.array([0, 48]), special_zero=True)
     folder.mkdir(parents=True)
     save(ov.Model([flat], [pixels]), folder / network.OPENVINO_FILE)
-    write_json(folder / network.DESCRIPTION_FILE, NETWORK.__dict__)
+    write_json(folder / network.DESCRIPTION_FILE, to_builtins(NETWORK))

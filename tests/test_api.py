@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ import numpy as np
 import pytest
 from conftest import POSIX, ROOT, picture
 from hostile_pictures import many_scans
+from msgspec import to_builtins
+from msgspec.structs import replace
 from PIL import Image
 from small_collection import write_index
 
@@ -77,7 +79,7 @@ def network(folder: Path, layers: int = 1, seed: int = 0) -> Network:
     described = Network("small", "random", "last", "avg", D, 1, f"{seed}-{layers}")
     with new_folder(folder) as partial:
         save(model, partial / "network.xml")
-        write_json(partial / "model.json", asdict(described))
+        write_json(partial / "model.json", to_builtins(described))
     return described
 
 
@@ -126,7 +128,7 @@ class Where:
         embed = openvino.load(self.folder / "model", SIZE, 1, "float32")
         squares = [images.fit(images.decode((raw / path).read_bytes(), 10**6), SIZE, "pad") for path in paths]
         features = {path: embed(square[np.newaxis])[0] for path, square in zip(paths, squares, strict=True)}
-        refined = {**refine.OFF.model_dump(), "pca": 16, "augment": 3, "expand": 3}
+        refined = {**to_builtins(refine.OFF), "pca": 16, "augment": 3, "expand": 3}
         write_index(self.index, features, Embedding(described, SIZE, "pad"), refined, storage="float32")
         return self
 

@@ -14,6 +14,7 @@ from lookalike import backbones, machine, runtimes
 from lookalike import network as network_files
 from lookalike.errors import LookalikeError
 from lookalike.runtimes import tensorflow
+from lookalike.tf import usable
 
 pytestmark = pytest.mark.slow  # TensorFlow builds networks
 
@@ -141,6 +142,10 @@ def test_the_seed_decides_the_weights_bit_for_bit(tmp_path: Path, cut: Path) -> 
 def test_lower_precision_is_close_and_still_float32_outside(resnet: Path) -> None:
     full = embeddings(resnet)
     for precision in ("float16", "bfloat16"):
+        if not usable(precision):
+            with pytest.raises(LookalikeError, match=f"cannot compute in {precision} on this processor .*to float32"):
+                embeddings(resnet, precision=precision)
+            continue
         low = embeddings(resnet, precision=precision)
         assert low.dtype == np.float32
         assert not np.array_equal(full, low)

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from conftest import POSIX
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from msgspec import to_builtins
+from msgspec.structs import replace
 from namespaces import read_only, unshared
 from small_collection import write_index
 
@@ -43,7 +45,7 @@ STEP = 2**-12 + 1e-6  # of a coordinate: another rounding before the grid may gi
 CLOSE = 3e-4  # of a cosine, likewise, or float16 decoded by another way
 ONE = Embedding(Network("B", "random", "", "avg", D, 1, "one"), 32, "pad")
 LABELS = ["ant", "bee", "cat", ""]
-RAW = refine.OFF.model_dump()
+RAW = to_builtins(refine.OFF)
 REFINED = {"power": 0.5, "pca": 12, "whiten": 0.5, "augment": 5, "expand": 4, "alpha": 1, "rerank": 0}
 UNEXPANDED = REFINED | {"expand": 0}  # then a hit's cosine is the projected query's, to check by hand
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

@@ -24,6 +24,7 @@ import click
 import pytest
 import yaml
 from conftest import POSIX, Project, copy_project, picture
+from msgspec import convert
 from test_pipeline import small
 
 from lookalike import cli, datasets
@@ -104,7 +105,7 @@ class Home:
 
     def settings(self) -> datasets.Settings:
         content = yaml.safe_load((self.folder / "params.yaml").read_text())["download"]
-        return datasets.Settings.model_validate(content | {"folder": str(self.photos)})
+        return convert(content | {"folder": str(self.photos)}, datasets.Settings)
 
     def with_csv(self) -> Path:
         """Say the same labels by a CSV, with a third column, in another order."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import picture
+from msgspec import convert
 from PIL import Image
 
 from lookalike import datasets
@@ -22,7 +23,7 @@ from lookalike.errors import LookalikeError
 def settings(**changes: Any) -> datasets.Settings:
     values = {"dataset": "digits", "folder": "data/none", "labels": "", "url": "", "checksum": "",
               "exclude": ["BACKGROUND_Google"], "limit_per_class": 0}  # fmt: skip
-    return datasets.Settings.model_validate(values | changes)
+    return convert(values | changes, datasets.Settings)
 
 
 def listed(**changes: Any) -> dict[str, str]:

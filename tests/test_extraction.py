@@ -31,6 +31,7 @@ from lookalike.embedding import Extractor, embed
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 from lookalike.errors import LookalikeError
 from lookalike.network import describe
+from lookalike.tf import usable
 from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
@@ -102,8 +103,9 @@ def test_a_row_does_not_depend_on_its_company(
     np.save(tmp_path / "calibration.npy", PIXELS[:5])
     ways = [("tensorflow", "float32"), ("openvino", "float32")]
     if layer:
-        ways += [("tensorflow", "bfloat16"), ("openvino", "int8")]
-        ways += [("openvino", "bfloat16")] * ("BF16" in runtimes.openvino.able())
+        ways += [("openvino", "int8")]
+        ways += [("tensorflow", "bfloat16")] * usable("bfloat16")
+        ways += [("openvino", "bfloat16")] * ("bfloat16" in runtimes.openvino.usable())
     found = {}
     for runtime, precision in ways:
         extractor = Extractor(runtime, folder, 64, 8, precision, tmp_path / "calibration.npy")
@@ -749,8 +751,8 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
             r"is \(600,\), not uint8 \(n, 64, 64, 3\)",
         ),
         ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
-        ({"runtime": "onnx"}, "extract.runtime is 'onnx': Input should be 'auto', 'tensorflow' or 'openvino'"),
-        ({"batch_size": -1}, "extract.batch_size is -1: Input should be greater than or equal to 0"),
+        ({"runtime": "onnx"}, "extract.runtime is 'onnx': expected 'auto', 'tensorflow' or 'openvino'"),
+        ({"batch_size": -1}, "extract.batch_size is -1: expected int >= 0"),
     ],
 )
 def test_mistakes_are_named(digits: Project, change: dict, message: str) -> None:
@@ -763,8 +765,7 @@ def test_mistakes_are_named(digits: Project, change: dict, message: str) -> None
 
 def test_a_precision_that_the_processor_lacks(small: Path) -> None:
     """float16 or bfloat16, whichever this processor has no instructions for; every known one lacks one of them."""
-    able = runtimes.openvino.able()
-    lacking = [name for name in ("float16", "bfloat16") if runtimes.openvino.CAPABILITIES[name] not in able]
+    lacking = [name for name in ("float16", "bfloat16") if name not in runtimes.openvino.usable()]
     if not lacking:
         pytest.skip("this processor has both")
     with pytest.raises(

@@ -7,7 +7,6 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import hostile
@@ -17,6 +16,7 @@ from conftest import LINUX
 from hostile import Outcome
 from hostile_archives import archives
 from hostile_pictures import ENCODINGS, MODES, encoded, flipped, in_mode, oriented, photo, pictures, saved
+from msgspec import to_builtins
 from PIL import Image
 
 from lookalike import images
@@ -158,7 +158,7 @@ BROKEN = {
     "archive": archive_of_arrays(),
     "nothing": b"",
 }
-EMBEDDING = json.dumps(asdict(targets.EMBEDDING))
+EMBEDDING = json.dumps(to_builtins(targets.EMBEDDING))
 WRONG = [(name, content) for name in ARRAYS for content in BROKEN.values()] + [
     (name, content) for name in ("embedding.json", "index.json")
     for content in (b"", b"[" * 100_000, b'{"a":' * 100_000, b"null", b"3", b"{}", b"\xff", b'{"network": []}',

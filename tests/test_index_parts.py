@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import convert, to_builtins
+from msgspec.structs import replace
 
 from lookalike import indexes
 from lookalike.errors import LookalikeError
@@ -123,7 +125,7 @@ def test_lists_for_a_number_of_vectors() -> None:
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_the_effort_is_in_the_file(kind: str, tmp_path: Path) -> None:
     built = indexes.build(VECTORS, PLANS[kind]).tuned(2)
-    assert built.design == PLANS[kind].model_copy(update={"effort": 2})
+    assert built.design == replace(PLANS[kind], effort=2)
     built.save(tmp_path / "i")
     found = faiss.read_index(str(tmp_path / "i"))
     assert (found.hnsw.efSearch if kind == "hnsw" else found.nprobe) == 2
@@ -156,7 +158,7 @@ def test_only_many_rows_are_compared_with_a_selector_of_all() -> None:
 @pytest.mark.parametrize("selected", [False, True])
 def test_the_effort_of_a_graph_grows_with_k(selected: bool) -> None:
     selector = faiss.IDSelectorAll() if selected else None
-    index = Hnsw(PLANS["hnsw"].model_copy(update={"effort": 7}), Raw())
+    index = Hnsw(replace(PLANS["hnsw"], effort=7), Raw())
     for k in (1, 10, 11, 20, 21):
         index._find(QUERIES, k, selector)
     assert [params.efSearch for params in index.raw.asked] == [7, 7, 14, 14, 21]
@@ -167,7 +169,7 @@ def test_lists_looked_into() -> None:
     for effort in (0, 1, 2, 3, 4):
         index._probe(QUERIES, 1, effort, None)
     assert [params.nprobe for params in index.raw.asked] == [1, 1, 2, 3, 3]
-    index = Ivf(PLANS["ivf"].model_copy(update={"effort": 2}), Raw())
+    index = Ivf(replace(PLANS["ivf"], effort=2), Raw())
     index._find(QUERIES, 1, None)
     index._compare_all(QUERIES, 1, None)
     assert [params.nprobe for params in index.raw.asked] == [2, 3]
@@ -577,9 +579,9 @@ def settings(**changes: Any) -> indexes.Settings:
 
     content = {
         "kind": "auto", "storage": "auto", "target_recall": 0.9, "memory": 0, "threads": 3, "seed": 7,
-        "hnsw": GRAPH.model_dump(), "ivf": LISTS.model_dump(), "tags": NO_TAGS, "refine": OFF.model_dump(),
+        "hnsw": to_builtins(GRAPH), "ivf": to_builtins(LISTS), "tags": NO_TAGS, "refine": to_builtins(OFF),
     }  # fmt: skip
-    return indexes.Settings.model_validate(content | changes)
+    return convert(content | changes, indexes.Settings)
 
 
 def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -677,7 +679,7 @@ def test_what_must_be_trained_sees_a_seeded_sample(
     """20 of each list, or the least there may be, or all there are."""
     monkeypatch.setattr(indexes, "TRAINING", 20)
     monkeypatch.setattr(indexes, "TRAINING_LEAST", least)
-    plan = PLANS["ivf"].model_copy(update={"lists": lists})
+    plan = replace(PLANS["ivf"], lists=lists)
     for seed, threads in ((1, 2), (1, 1), (2, 1)):
         indexes.build(VECTORS, plan, threads, seed)
     trainings = [index.notes[0] for index in noted]
@@ -725,9 +727,9 @@ def test_one_thread_and_no_seed_unless_asked(noted: list[Noted], monkeypatch: py
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(2)
     try:
-        indexes.build(VECTORS, PLANS["ivf"].model_copy(update={"lists": 1}))
-        indexes.build_and_tune(VECTORS, PLANS["ivf"].model_copy(update={"lists": 1}), sample, 0.5)
-        indexes.build(VECTORS, PLANS["ivf"].model_copy(update={"lists": 1}), 1, 0)
+        indexes.build(VECTORS, replace(PLANS["ivf"], lists=1))
+        indexes.build_and_tune(VECTORS, replace(PLANS["ivf"], lists=1), sample, 0.5)
+        indexes.build(VECTORS, replace(PLANS["ivf"], lists=1), 1, 0)
     finally:
         faiss.omp_set_num_threads(before)
     assert {note[-1] for index in noted for note in index.notes if note[0] in ("add", "train")} == {1}
@@ -749,7 +751,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_folder_says_what_it_is(folder: Path) -> None:
     assert json.loads((folder / "index.json").read_text()) == {
-        "plan": {"design": PLANS["hnsw"].model_dump(), "refine": OFF.model_dump(), "threads": 3, "seed": 7},
+        "plan": {"design": to_builtins(PLANS["hnsw"]), "refine": to_builtins(OFF), "threads": 3, "seed": 7},
         "why": "because", "recall@10": 0.987654, "distances_a_query": 13,
         "metric": "cosine: inner product of unit vectors", "n": 120, "dim": 8, "faiss": faiss.__version__,
     }  # fmt: skip

@@ -13,6 +13,8 @@ import yaml
 from conftest import NO_TAGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from lookalike import indexes, params, searcher
@@ -33,7 +35,7 @@ from stages import index as index_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = params.load(ROOT / "params.yaml", "index", indexes.Settings)
-RAW = DEFAULTS.model_copy(update={"refine": OFF})
+RAW = replace(DEFAULTS, refine=OFF)
 KINDS = [(kind, storage) for kind in ("flat", "hnsw", "ivf") for storage in ("float32", "float16", "int8")]
 ALL = [*KINDS, ("ivfpq", "int8")]
 each_of = pytest.mark.parametrize("kind, storage", ALL, ids=["-".join(pair) for pair in ALL])
@@ -254,7 +256,7 @@ def test_building_leaves_the_number_of_threads_alone() -> None:
 @pytest.mark.parametrize("neighbors", [2, 16])
 def test_the_size_is_known_before_building(kind: str, storage: str, neighbors: int) -> None:
     count, dim = 5000, 32
-    plan = design(kind, storage, lists=100).model_copy(update={"neighbors": neighbors, "ef_construction": 20})
+    plan = replace(design(kind, storage, lists=100), neighbors=neighbors, ef_construction=20)
     size = indexes.build(random_vectors(count, dim), plan).nbytes
     assert abs(predicted_bytes(plan, count, dim) - size) <= 0.05 * size + 4096
 
@@ -276,7 +278,7 @@ def clustered() -> tuple[np.ndarray, Sample]:
 def wanted(**changes: object) -> indexes.Settings:
     """Settings with a graph that is not too good, so that effort matters."""
     graph = HnswSettings(neighbors=8, ef_construction=40)
-    return RAW.model_copy(update={"hnsw": graph, "ivf": IvfSettings(lists=60, code_bytes=8), **changes})
+    return replace(RAW, hnsw=graph, ivf=IvfSettings(lists=60, code_bytes=8), **changes)
 
 
 def choose(vectors: np.ndarray, sample: Sample, asked_for: indexes.Settings) -> tuple[Tuned, str]:
@@ -376,7 +378,7 @@ def test_the_stage_counts_the_vectors_of_each_kind_that_it_tries(
     save_strings(source / "image_paths.npy", [f"{row:04}.png" for row in range(2000)])
     save_strings(source / "labels.npy", [""] * 2000)
     Embedding(Network("Net", "random", "", "avg", 24, 1, "0" * 64), 32, "pad").save(source)
-    section = {**wanted(storage="int8", target_recall=1.0).model_dump(), "tags": NO_TAGS, "refine": OFF.model_dump()}
+    section = {**to_builtins(wanted(storage="int8", target_recall=1.0)), "tags": NO_TAGS, "refine": to_builtins(OFF)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"index": section}))
     seen: list[tuple[int, int]] = []
 
@@ -409,7 +411,7 @@ def test_too_little_memory_stops_before_anything_is_built(monkeypatch: pytest.Mo
 
 
 def in_question(count: int, dim: int, **changes: object) -> list[tuple[Design, str]]:
-    chosen = RAW.model_copy(update=changes)
+    chosen = replace(RAW, **changes)
     return list(candidates(Wanted(chosen.kind, chosen.storage, chosen.memory, chosen.hnsw, chosen.ivf), count, dim))
 
 
@@ -576,14 +578,14 @@ def test_nothing_can_be_found_in_an_empty_index(kind: str, storage: str) -> None
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 def test_nothing_can_be_indexed_without_images(kind: str) -> None:
     with pytest.raises(LookalikeError, match="there are no images"):
-        searcher.build(np.zeros((0, 16), np.float32), RAW.model_copy(update={"kind": kind}))
+        searcher.build(np.zeros((0, 16), np.float32), replace(RAW, kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_a_handful_of_images_is_a_gallery_too(kind: str, count: int) -> None:
     vectors = random_vectors(count, 16)
-    _, tuned, _ = searcher.build(vectors, RAW.model_copy(update={"kind": kind}))
+    _, tuned, _ = searcher.build(vectors, replace(RAW, kind=kind))
     assert tuned.index.search(vectors, count)[1][:, 0].tolist() == list(range(count))
     assert np.allclose(tuned.index.vectors(np.arange(count)), vectors, rtol=0, atol=0.001)
 

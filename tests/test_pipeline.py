@@ -249,9 +249,10 @@ def test_one_image_is_enough_to_run(clone: Project, photos: Callable[..., Path])
         ({"model__backbone": "ResNet5O"}, "model", "did you mean ResNet50?"),
         ({"model__weights": "file"}, "model", "data/none is not a weights file"),
         ({"evaluate__k": [1, 100]}, "evaluate", "evaluate.k has 100, but the gallery has 60 images"),
-        # by TensorFlow, which has float16 on every processor
+        # by TensorFlow, which has float16 on every processor, unless oneDNN is told not to use it
         ({"model__backbone": "MobileNetV2", "model__layer": "", "extract__precision": "float16",
-          "extract__runtime": "tensorflow"}, "extract", "is zero or not finite"),
+          "extract__runtime": "tensorflow"}, "extract",
+         "TensorFlow cannot compute in float16" if "ONEDNN_MAX_CPU_ISA" in os.environ else "is zero or not finite"),
         ({"index__refine__pca": 100}, "index", "index.refine.pca is 100, but the gallery has 80 images"),
         ({"index__refine__pca": 70}, "evaluate", "index.refine.pca is 70, but the gallery has 60 images"),
         ({"protocol__kind": "leave-one-out"}, "evaluate", "index.refine.pca and index.refine.augment would be"),
@@ -423,7 +424,7 @@ def test_the_grid_of_refinements_ends_in_one_table(built: Project) -> None:
     assert "1 splits" in validation.stdout
     for mistake, message in (
         ("pac=8", "did you mean pca?"),
-        ("pca=abc", "--set pca=abc: Input should be"),
+        ("pca=abc", "index.refine.pca is 'abc': expected int, got str"),
     ):
         wrong = built.run("python", tool, "--set", mistake, check=False)
         assert wrong.returncode == 1 and message in wrong.stderr and "Traceback" not in wrong.stderr

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 
 from lookalike import protocol
 from lookalike.errors import LookalikeError
@@ -17,7 +18,7 @@ from lookalike.protocol import split
 
 def settings(seed: int = 0, fraction: float = 0.2, kind: str = "holdout", **lists: Path) -> protocol.Settings:
     files = {"queries": UNUSED, "gallery": UNUSED} | {name: str(path) for name, path in lists.items()}
-    return protocol.Settings.model_validate({"seed": seed, "fraction": fraction, "kind": kind} | files)
+    return convert({"seed": seed, "fraction": fraction, "kind": kind} | files, protocol.Settings)
 
 
 def lists(**files: Path) -> protocol.Settings:

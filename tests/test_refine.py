@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import convert, to_builtins
 from sklearn.decomposition import PCA
 
 from lookalike import evaluation, fa, indexes, protocol, refine
@@ -27,7 +28,7 @@ FULL = Settings(power=0.5, pca=10, whiten=0.5, augment=5, expand=4, alpha=1.5, r
 
 
 def changed(**changes: object) -> Settings:
-    return Settings.model_validate(OFF.model_dump() | changes)
+    return convert(to_builtins(OFF) | changes, Settings)
 
 
 def test_off_is_raw_cosine() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LINUX
+from msgspec.structs import replace
 
 from lookalike import caches, files, indexes, manifest, params, searcher, trust
 from lookalike.collection import save_strings
@@ -37,9 +38,9 @@ def features(seed: int) -> np.ndarray:
 
 def write_index(folder: Path, seed: int, kind: str = "hnsw") -> Path:
     """An index folder with its trace beside it, as the stage writes them."""
-    refine = OFF.model_copy(update={"pca": 8, "power": 0.5})
+    refine = replace(OFF, pca=8, power=0.5)
     settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
-    settings = settings.model_copy(update={"kind": kind, "refine": refine})
+    settings = replace(settings, kind=kind, refine=refine)
     refinement, tuned, why = searcher.build(features(seed), settings)
     folder.mkdir(parents=True)
     paths = np.array([f"{row:03}.png" for row in range(COUNT)])

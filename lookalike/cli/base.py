@@ -1,6 +1,5 @@
 """What the commands share: the group they belong to, the options that name a collection, and opening what they name."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ import click
 
 from lookalike.errors import LookalikeError
 
-# Else Pydantic looks through all packages that are installed for plugins: 0.04 s of a search's 0.7.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
 EXIT = "Exit status: 0 done, 1 an error that the message explains, 2 a mistake in the command line."

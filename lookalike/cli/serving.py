@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import to_builtins
 
 from lookalike.cli.base import EXIT, FOLDER, app, images_option, open_pictures, opens_a_collection, tell
 from lookalike.errors import LookalikeError
@@ -28,9 +29,9 @@ def info(**where: Path) -> None:
         "tagged": gallery.tagged(),
         "added": int(state.present[len(state.present) - len(state.added):].sum()),
         "removed": int((~state.present[: len(state.present) - len(state.added)]).sum()),
-        "index": design.model_dump(exclude_defaults=True),
+        "index": design.stated(),
         "fingerprint": gallery.fingerprint,
-        "embedding": asdict(gallery.embedding),
+        "embedding": to_builtins(gallery.embedding),
     }, indent=2))  # fmt: skip
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike.params import Section
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `download` of params.yaml."""
 
     dataset: Literal["digits", "caltech101", "folder"]
@@ -18,7 +18,7 @@ class Settings(Section):
     url: str
     checksum: str
     exclude: list[str]
-    limit_per_class: Annotated[int, Field(ge=0)]
+    limit_per_class: Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True)

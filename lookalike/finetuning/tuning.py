@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from lookalike import backbones, caches
 from lookalike.code_digest import code_digest
@@ -128,7 +129,9 @@ def _code() -> str:
 
 def _digest(name: str, settings: Settings, rows: list[np.ndarray], labels: np.ndarray) -> str:
     """Name of a training's checkpoint: everything that decides its bits."""
-    digest = hashlib.sha256(json.dumps([name, _code(), settings.model_dump(exclude={"networks"})]).encode())
+    chosen = to_builtins(settings)
+    del chosen["networks"]  # whether there is one
+    digest = hashlib.sha256(json.dumps([name, _code(), chosen]).encode())
     for each in rows:
         digest.update(each.tobytes())
     digest.update("\n".join(labels.tolist()).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta, convert, to_builtins
 
 from lookalike import refine, tags
 from lookalike.collection import save_strings
@@ -38,22 +38,22 @@ TRAINING_LEAST = 65_536
 Progress = Callable[[int], None]  # is told of n more vectors
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `index` of params.yaml."""
 
     kind: Kind | Literal["auto"]
     storage: Storage | Literal["auto"]
-    target_recall: Annotated[float, Field(gt=0, le=1)]
-    memory: Annotated[int, Field(ge=0)]
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    target_recall: Annotated[float, Meta(gt=0, le=1)]
+    memory: Annotated[int, Meta(ge=0)]
+    threads: Annotated[int, Meta(ge=1, le=1024)]
+    seed: Annotated[int, Meta(ge=0, lt=2**31)]
     hnsw: hnsw.Settings
     ivf: ivf.Settings
     tags: tags.Settings
     refine: refine.Settings
 
 
-class Plan(Section):
+class Plan(Section, frozen=True):
     """How to build an index once more, on another gallery: nothing is chosen or tuned again."""
 
     design: Design
@@ -163,7 +163,7 @@ def save(
     save_strings(folder / "labels.npy", labels.tolist())
     plan = Plan(design=index.design, refine=settings.refine, threads=settings.threads, seed=settings.seed)
     description: dict[str, Any] = {
-        "plan": plan.model_dump(),
+        "plan": to_builtins(plan),
         "why": why,
         "recall@10": round(tuned.recall, 6),
         "distances_a_query": round(tuned.distances),
@@ -198,7 +198,7 @@ def load_plan(folder: Path) -> Plan:
     """Read how an index was built."""
     path = folder / DESCRIPTION_FILE
     try:
-        return Plan.model_validate(json.loads(path.read_text(encoding="utf-8"))["plan"])
+        return convert(json.loads(path.read_text(encoding="utf-8"))["plan"], Plan)
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro index (or fetch it: dvc pull)") from None
     except (ValueError, KeyError, TypeError, RecursionError):

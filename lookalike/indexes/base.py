@@ -1,10 +1,11 @@
 """What every kind of index is to its users: unit vectors, asked by cosine."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta, to_builtins
+from msgspec.structs import replace
 
 from lookalike.errors import LookalikeError
 from lookalike.fa import faiss
@@ -18,16 +19,20 @@ EXACT_SHARE = 0.3
 EXACT_K = 0.05  # likewise a k that is a larger share of the rows
 
 
-class Design(Section):
+class Design(Section, frozen=True):
     """Everything that decides how an index is built and searched, nothing left to choose. Stored with the index."""
 
     kind: Kind
     storage: Storage  # of the vectors; of what is left after the product quantiser's code, nothing
-    neighbors: Annotated[int, Field(ge=0, le=256)] = 0  # hnsw: M, links of a node; twice as many at the lowest level
-    ef_construction: Annotated[int, Field(ge=0, le=10_000)] = 0  # hnsw
-    lists: Annotated[int, Field(ge=0)] = 0  # ivf, ivfpq
-    code_bytes: Annotated[int, Field(ge=0)] = 0  # ivfpq: of a vector
-    effort: Annotated[int, Field(ge=0)] = 0  # hnsw: efSearch, ivf: nprobe; what tuning sets
+    neighbors: Annotated[int, Meta(ge=0, le=256)] = 0  # hnsw: M, links of a node; twice as many at the lowest level
+    ef_construction: Annotated[int, Meta(ge=0, le=10_000)] = 0  # hnsw
+    lists: Annotated[int, Meta(ge=0)] = 0  # ivf, ivfpq
+    code_bytes: Annotated[int, Meta(ge=0)] = 0  # ivfpq: of a vector
+    effort: Annotated[int, Meta(ge=0)] = 0  # hnsw: efSearch, ivf: nprobe; what tuning sets
+
+    def stated(self) -> dict[str, Any]:
+        """What is not left at its default."""
+        return {key: value for key, value in to_builtins(self).items() if value or key in ("kind", "storage")}
 
 
 class Index:
@@ -132,7 +137,7 @@ class Index:
 
     def tuned(self, effort: int) -> "Index":
         """The same index, asked with another effort."""
-        return type(self)(self.design.model_copy(update={"effort": effort}), self.raw)
+        return type(self)(replace(self.design, effort=effort), self.raw)
 
     def _find(self, queries: np.ndarray, k: int, selector: faiss.IDSelector | None) -> tuple[np.ndarray, np.ndarray]:
         """Search as the kind does; rows -1 where it found none."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike.fa import faiss
 from lookalike.indexes.base import TARGET_K, Design, Index
@@ -16,11 +16,11 @@ from lookalike.indexes.storage import BYTES, quantizer
 from lookalike.params import Section
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `index.hnsw` of params.yaml."""
 
-    neighbors: Annotated[int, Field(ge=2, le=256)]
-    ef_construction: Annotated[int, Field(ge=1, le=10_000)]
+    neighbors: Annotated[int, Meta(ge=2, le=256)]
+    ef_construction: Annotated[int, Meta(ge=1, le=10_000)]
 
 
 class Hnsw(Index):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from lookalike.fa import centroids, faiss
 from lookalike.indexes.base import Design, Index
@@ -21,11 +21,11 @@ SEED = 1234  # of k-means, FAISS's own
 CODES = 256  # of a product quantiser, a byte each
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Section `index.ivf` of params.yaml."""
 
-    lists: Annotated[int, Field(ge=0, le=10_000_000)]
-    code_bytes: Annotated[int, Field(ge=1, le=256)]
+    lists: Annotated[int, Meta(ge=0, le=10_000_000)]
+    code_bytes: Annotated[int, Meta(ge=1, le=256)]
 
     def lists_for(self, count: int) -> int:
         """`lists`, or four times the square root of the number of vectors; fewer where too few would train them."""

@@ -27,11 +27,10 @@ def load(
 
     network.check_size(network.describe(folder), image_size)
     core = ov.Core()
-    if CAPABILITIES[precision] not in able():
-        usable = ", ".join(name for name, capability in CAPABILITIES.items() if capability in able())
+    if precision != "float32" and precision not in usable():
         raise LookalikeError(
             f"extract.precision is {precision}, for which this processor ({machine.cpu_name()}) has no instructions; "
-            f"set it to one of {usable}"
+            f"set it to one of {', '.join(usable())}"
         )
     if precision == "int8":
         from lookalike.quantization import quantized
@@ -59,11 +58,27 @@ def load(
     return embed
 
 
-def able() -> list[str]:
-    """What the processor has instructions for, in OpenVINO's words."""
+def usable() -> list[str]:
+    """The precisions that the processor has instructions for."""
     from lookalike.ov import ov
 
-    return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name, capability in CAPABILITIES.items() if capability in able and _compiles(name)]
+
+
+def _compiles(precision: str) -> bool:
+    """Whether a convolution compiles; OpenVINO also lists what oneDNN is told not to use (ONEDNN_MAX_CPU_ISA)."""
+    from openvino import opset13 as ops
+
+    from lookalike.ov import ov
+
+    pixels = ops.parameter([1, 3, 8, 8], np.float32)
+    mean = ops.convolution(pixels, np.full((4, 3, 3, 3), 1 / 27, np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
+    try:
+        ov.Core().compile_model(ov.Model([mean], [pixels]), "CPU", {"INFERENCE_PRECISION_HINT": HINTS[precision]})
+    except RuntimeError:
+        return False
+    return True
 
 
 def version(precision: Precision, backbone: str) -> str:
