@@ -129,7 +129,7 @@ class Searcher:
         return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def build(
+def fit(
     features: np.ndarray,
     settings: indexes.Settings,
     tell: Callable[[str], None] = lambda message: None,

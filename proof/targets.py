@@ -165,7 +165,7 @@ def built() -> Path:
     settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
     refine = replace(settings.refine, pca=PCA, augment=2, expand=2)
     settings = replace(settings, kind="flat", storage="float32", refine=refine)
-    refinement, tuned, why = searcher.build(features, settings)
+    refinement, tuned, why = searcher.fit(features, settings)
     here.mkdir()
     paths = np.array([f"{row:02}.png" for row in range(COUNT)])
     indexes.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), here)

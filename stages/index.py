@@ -24,7 +24,7 @@ from lookalike.collection import load_collection
 from lookalike.files import new_folder, write_json
 from lookalike.network import load_embedding
 from lookalike.progress import progress_bar
-from lookalike.searcher import build
+from lookalike.searcher import fit
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
                 bar.reset()
             bar.update(rows)
 
-        refinement, tuned, why = build(
+        refinement, tuned, why = fit(
             collection.features, settings, lambda message: stage.notice("index", message), progress
         )
     with new_folder(args.index) as folder:

@@ -88,7 +88,7 @@ def write_index(
     }, indexes.Settings)  # fmt: skip
     paths = sorted(features)
     labels = np.array([path.rpartition("/")[0] for path in paths])
-    refinement, tuned, why = searcher.build(np.stack([features[path] for path in paths]), chosen)
+    refinement, tuned, why = searcher.fit(np.stack([features[path] for path in paths]), chosen)
     with new_folder(folder) as partial:
         indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
         embedding.save(partial)

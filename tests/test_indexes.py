@@ -578,14 +578,14 @@ def test_nothing_can_be_found_in_an_empty_index(kind: str, storage: str) -> None
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 def test_nothing_can_be_indexed_without_images(kind: str) -> None:
     with pytest.raises(LookalikeError, match="there are no images"):
-        searcher.build(np.zeros((0, 16), np.float32), replace(RAW, kind=kind))
+        searcher.fit(np.zeros((0, 16), np.float32), replace(RAW, kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_a_handful_of_images_is_a_gallery_too(kind: str, count: int) -> None:
     vectors = random_vectors(count, 16)
-    _, tuned, _ = searcher.build(vectors, replace(RAW, kind=kind))
+    _, tuned, _ = searcher.fit(vectors, replace(RAW, kind=kind))
     assert tuned.index.search(vectors, count)[1][:, 0].tolist() == list(range(count))
     assert np.allclose(tuned.index.vectors(np.arange(count)), vectors, rtol=0, atol=0.001)
 

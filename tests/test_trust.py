@@ -41,7 +41,7 @@ def write_index(folder: Path, seed: int, kind: str = "hnsw") -> Path:
     refine = replace(OFF, pca=8, power=0.5)
     settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
     settings = replace(settings, kind=kind, refine=refine)
-    refinement, tuned, why = searcher.build(features(seed), settings)
+    refinement, tuned, why = searcher.fit(features(seed), settings)
     folder.mkdir(parents=True)
     paths = np.array([f"{row:03}.png" for row in range(COUNT)])
     indexes.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), folder)
