@@ -40,12 +40,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks import backbones_report
-from lookalike import runtimes, stage
-from lookalike.collection import load_images
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
-from lookalike.machine import cores, cpu_name, gpu_names
-from lookalike.network import describe
+from lookalike.artifacts.arrays import load_images
+from lookalike.artifacts.descriptions import describe
+from lookalike.base import script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_folder, write_json
+from lookalike.base.machine import cores, cpu_name, gpu_names
+from lookalike.runtimes import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "compared"  # folder in the scratch clone's .git
@@ -128,9 +129,9 @@ class Row:
         content = {name: value for name, value in vars(self).items() if name != "folder"}
         write_json(self.folder / "row.json", content)
 
-    def load_network(self, pixels: np.ndarray) -> runtimes.Embedder:
+    def load_network(self, pixels: np.ndarray) -> registry.Embedder:
         """The network, compiled and warm."""
-        runtime = runtimes.runtime(self.extract["runtime"])
+        runtime = registry.runtime(self.extract["runtime"])
         size, batch_size = pixels.shape[1], self.extract["batch_size"]
         calibration = self.folder.parents[2] / self.extract["calibration"]
         embed = runtime.load(self.folder / "model", size, batch_size, self.extract["precision"], calibration)
@@ -232,7 +233,7 @@ def speeds(rows: list[Row], rounds: int) -> list[tuple[float, float]]:
     return [(max(rate for rate, _ in own), min(ms for _, ms in own)) for own in found]
 
 
-def timed(embed: runtimes.Embedder, pixels: np.ndarray, batch_size: int) -> tuple[float, float]:
+def timed(embed: registry.Embedder, pixels: np.ndarray, batch_size: int) -> tuple[float, float]:
     """Embed pictures, as many as fill batches; images a second, and milliseconds of all cores an image."""
     count = max(1, len(pixels) // batch_size) * batch_size
     filled = np.resize(pixels, (count, *pixels.shape[1:]))
@@ -243,4 +244,4 @@ def timed(embed: runtimes.Embedder, pixels: np.ndarray, batch_size: int) -> tupl
 
 
 if __name__ == "__main__":
-    stage.run("backbones", main)
+    script.run("backbones", main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lookalike.collection import Collection, Images, check_same_images, load_collection, load_images
+from lookalike.artifacts.arrays import Collection, Images, check_same_images, load_collection, load_images
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -21,15 +21,18 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks import base
-from lookalike import indexes, params, protocol, refine, stage
-from lookalike.changed import Changed
-from lookalike.evaluation import evaluate
-from lookalike.machine import cores, cpu_name
-from lookalike.protocol import Split
-from lookalike.refine import Refinement
+from lookalike.base import params, script
+from lookalike.base.machine import cores, cpu_name
+from lookalike.collection.overlay import Changed
+from lookalike.evaluation import protocol
+from lookalike.evaluation.measure import evaluate
+from lookalike.evaluation.protocol import Split
+from lookalike.index import build
+from lookalike.refinement import refinement as refine
+from lookalike.refinement.refinement import Refinement
 
-EXACT = indexes.Design(kind="flat", storage="float32")
-GRAPH = indexes.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=20)
+EXACT = build.Design(kind="flat", storage="float32")
+GRAPH = build.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=20)
 FIRST = 10
 REPEATS = 5
 
@@ -45,7 +48,7 @@ def main() -> None:
     split = protocol.split(
         collection.paths, collection.labels, images.sha256, params.load(args.params, "protocol", protocol.Settings)
     )
-    chosen = params.load(args.params, "index", indexes.Settings).refine
+    chosen = params.load(args.params, "index", build.Settings).refine
     drawn = np.random.default_rng(args.seed).permutation(len(split.gallery))
     count = int(len(drawn) * args.share)
     added, kept = split.gallery[np.sort(drawn[:count])], split.gallery[np.sort(drawn[count:])]
@@ -80,7 +83,7 @@ def main() -> None:
 
 def joined(refinement: Refinement, gallery: np.ndarray, projected: np.ndarray, weight: float) -> np.ndarray:
     """What `join` makes of vectors, float32 (M, d), with another weight."""
-    index = indexes.build(gallery, EXACT)
+    index = build.build(gallery, EXACT)
     before, refine.JOIN_WEIGHT = refine.JOIN_WEIGHT, weight
     try:
         return refinement.join(projected, index.search, index.vectors)
@@ -104,7 +107,7 @@ def costs(gallery: np.ndarray, added: np.ndarray, queries: np.ndarray) -> list[d
     """Rows: the index alone, with the added rows, and with as many removed too."""
     table = []
     for design in (EXACT, GRAPH):
-        index = indexes.build(gallery, design)
+        index = build.build(gallery, design)
         none = np.zeros((0, gallery.shape[1]), np.float32)
         gone = np.ones(len(gallery) + len(added), dtype=bool)
         gone[np.linspace(0, len(gallery) - 1, len(added)).astype(int)] = False
@@ -125,4 +128,4 @@ def costs(gallery: np.ndarray, added: np.ndarray, queries: np.ndarray) -> list[d
 
 
 if __name__ == "__main__":
-    stage.run("changes", main)
+    script.run("changes", main)

@@ -24,12 +24,13 @@ from sklearn.metrics import average_precision_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import protocol, stage
-from lookalike.collection import load_collection
-from lookalike.evaluation import evaluate
-from lookalike.machine import cpu_name
-from lookalike.refine import OFF, Refinement
-from lookalike.vectors import unit_length
+from lookalike.artifacts.arrays import load_collection
+from lookalike.base import script
+from lookalike.base.machine import cpu_name
+from lookalike.base.vectors import unit_length
+from lookalike.evaluation import protocol
+from lookalike.evaluation.measure import evaluate
+from lookalike.refinement.refinement import OFF, Refinement
 
 Figures = tuple[float, float]  # mAP, P@1
 
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run("evaluation", main)
+    script.run("evaluation", main)

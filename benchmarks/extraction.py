@@ -38,18 +38,22 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, params, protocol, runtimes, stage
-from lookalike.collection import ArrayWriter, load_images, pixel_blocks
-from lookalike.embedding import Extractor
-from lookalike.errors import LookalikeError
-from lookalike.evaluation import evaluate
-from lookalike.machine import cores, cpu_name, gpu_names
-from lookalike.params import UNUSED
-from lookalike.refine import OFF, Refinement
-from lookalike.vectors import unit_length
+from lookalike.artifacts.arrays import ArrayWriter, load_images, pixel_blocks
+from lookalike.base import params
+from lookalike.base import script as stage
+from lookalike.base.errors import LookalikeError
+from lookalike.base.machine import cores, cpu_name, gpu_names
+from lookalike.base.params import UNUSED
+from lookalike.base.vectors import unit_length
+from lookalike.evaluation import protocol
+from lookalike.evaluation.measure import evaluate
+from lookalike.extraction.extractor import Extractor
+from lookalike.index import build
+from lookalike.refinement.refinement import OFF, Refinement
+from lookalike.runtimes import registry
 
 IN_BATCHES = "Keras `predict`, in batches"
-Way = tuple[runtimes.Name, runtimes.Precision]
+Way = tuple[registry.Name, registry.Precision]
 WAYS: list[Way] = [
     ("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16"),
     ("openvino", "int8"),
@@ -142,7 +146,7 @@ def quality(args: argparse.Namespace) -> None:
     """Print cosine and mAP of each way, over the collection; what is in the user's cache is not run again."""
     images = load_images(args.processed)
     settings = params.load(args.params, "protocol", protocol.Settings)
-    refine = params.load(args.params, "index", indexes.Settings).refine
+    refine = params.load(args.params, "index", build.Settings).refine
     split = protocol.split(images.paths, images.labels, images.sha256, settings)
     print("| way | least cosine | mean cosine | mAP, raw cosine | mAP, refined | P@1, refined |")
     print("|---|---|---|---|---|---|")
@@ -244,20 +248,20 @@ def extractor(args: argparse.Namespace, size: int, way: Way) -> Extractor:
 
 def keras_model(model: Path, size: int) -> Any:
     """Plain Keras, as a notebook has it."""
-    from lookalike import backbones
+    from lookalike.networks import backbones
 
     return backbones.load(model, size, "float32")
 
 
-def by_xla(model: Any) -> runtimes.Embedder:
+def by_xla(model: Any) -> registry.Embedder:
     """Compiled by XLA, otherwise as lookalike.runtimes.tensorflow does; Keras's `predict` refuses deterministic XLA."""
-    from lookalike.tf import tf
+    from lookalike.networks.keras_setup import tf
 
     compiled = tf.function(lambda pixels: model(pixels, training=False), jit_compile=True, autograph=False)
     return lambda pixels: np.asarray(compiled(tf.constant(pixels)))
 
 
-def batches(network: runtimes.Embedder, size: int) -> Run:
+def batches(network: registry.Embedder, size: int) -> Run:
     """Run a network over any number of images, a multiple of a batch."""
     return lambda pixels: [network(pixels[start : start + size]) for start in range(0, len(pixels), size)]
 
@@ -328,7 +332,7 @@ def main() -> None:
         command.add_argument("--images", type=int, default=512, help="for speed (default: %(default)s)")
         command.add_argument("--batch-size", type=int, default=32, help="images a batch (default: %(default)s)")
         if function is speed:
-            known = list(runtimes.RUNTIMES)
+            known = list(registry.RUNTIMES)
             command.add_argument("--runtime", choices=known, default="", help="only the ways of this one")
             command.add_argument("--xla", action="store_true", help="also TensorFlow in float32, compiled by XLA")
         command.add_argument("--params", type=Path, default=Path("params.yaml"))

@@ -31,16 +31,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 
 from benchmarks.base import markdown
 from benchmarks.refinement import grid
-from lookalike import indexes, machine, params, protocol, stage
-from lookalike.bootstrap import interval
-from lookalike.collection import Images, load_images
-from lookalike.errors import LookalikeError
-from lookalike.evaluation import evaluate
-from lookalike.finetuning import material, tuning
+from lookalike.artifacts.arrays import Images, load_images
+from lookalike.base import machine, params, script
+from lookalike.base.errors import LookalikeError
+from lookalike.evaluation import protocol
+from lookalike.evaluation.bootstrap import interval
+from lookalike.evaluation.measure import evaluate
+from lookalike.evaluation.protocol import Split
+from lookalike.finetuning import finetune, training_images
 from lookalike.finetuning.settings import Settings
-from lookalike.protocol import Split
-from lookalike.refine import OFF, Refinement
-from lookalike.refine import Settings as Refine
+from lookalike.index import build
+from lookalike.refinement.refinement import OFF, Refinement
+from lookalike.refinement.refinement import Settings as Refine
 
 RESAMPLES = 1000
 SHOWN = 5  # classes at either end
@@ -72,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "finetune", Settings)
     split_settings = params.load(args.params, "protocol", protocol.Settings)
-    refine = params.load(args.params, "index", indexes.Settings).refine
+    refine = params.load(args.params, "index", build.Settings).refine
     ways = {"raw": OFF, "refined": refine}
     if args.refine:
         name, chosen = grid(refine, args.refine)[0]
@@ -105,13 +107,13 @@ def run(
 ) -> Run:
     """Train on one split's gallery and ask its queries, before and after."""
     split = protocol.split(images.paths, images.labels, images.sha256, split_settings)
-    chosen = material.choose(images.paths, images.labels, images.sha256, split_settings, settings)
+    chosen = training_images.choose(images.paths, images.labels, images.sha256, split_settings, settings)
     every = np.arange(len(images.labels))
     start = time.monotonic()
-    tuned = tuning.tune(images, model, chosen, settings, lambda row: None)
+    tuned = finetune.tune(images, model, chosen, settings, lambda row: None)
     seconds = time.monotonic() - start
-    stage.notice("benchmark", f"split seed {split_settings.seed}: {tuned.summary()}; {seconds:.0f} s")
-    before = tuning.untrained(images, model, settings)
+    script.notice("benchmark", f"split seed {split_settings.seed}: {tuned.summary()}; {seconds:.0f} s")
+    before = finetune.untrained(images, model, settings)
     after = tuned.trainer.embed(every)
     return Run(
         split_settings.seed, split, chosen.held_out, seconds, tuned.summary(),
@@ -210,4 +212,4 @@ def per_class(runs: list[Run], way: str) -> str:
 
 
 if __name__ == "__main__":
-    stage.run("finetuning", main)
+    script.run("finetuning", main)

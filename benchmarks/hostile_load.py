@@ -43,9 +43,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 
 from benchmarks.base import markdown
 from benchmarks.serving import request, served
-from lookalike import stage
-from lookalike.collection import map_names
-from lookalike.machine import cores, cpu_name
+from lookalike.artifacts.arrays import map_names
+from lookalike.base import script
+from lookalike.base.machine import cores, cpu_name
 
 HONEST, EVERY = 4, 0.25  # connections, and seconds from question to question of each
 PATIENCE = 60  # seconds until an answer counts as an error
@@ -217,4 +217,4 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    stage.run("hostile_load", main)
+    script.run("hostile_load", main)

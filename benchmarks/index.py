@@ -48,14 +48,16 @@ from benchmarks import base, index_report
 from benchmarks.index_files import Built, apart, built, first_rows, opening
 from benchmarks.index_methods import AS_TUNED, Ask, Method, Opened, OpenedOurs, Ours, all_methods
 from benchmarks.index_report import ALONE, BRUTE_FORCE
-from lookalike import indexes, params, protocol, stage
-from lookalike.fa import faiss, matrix_products
-from lookalike.files import write_json
-from lookalike.machine import cores, cpu_name
-from lookalike.progress import progress_bar
-from lookalike.refine import Refinement
-from lookalike.searcher import Searcher
-from lookalike.vectors import unit_length
+from lookalike.base import params, script
+from lookalike.base.files import write_json
+from lookalike.base.machine import cores, cpu_name
+from lookalike.base.script import progress_bar
+from lookalike.base.vectors import unit_length
+from lookalike.evaluation import protocol
+from lookalike.index import build
+from lookalike.index.searcher import Searcher
+from lookalike.refinement.faiss_setup import faiss, matrix_products
+from lookalike.refinement.refinement import Refinement
 
 K = 10
 TIED = 1e-6  # of cosine
@@ -109,7 +111,7 @@ def caltech(args: argparse.Namespace) -> dict[str, Any]:
     settings = params.load(args.params, "protocol", protocol.Settings)
     split = protocol.split(collection.paths, collection.labels, images.sha256, settings)
     features, asked = (np.array(collection.features[rows]) for rows in (split.gallery, split.queries))
-    refinement = Refinement.fit(features, params.load(args.params, "index", indexes.Settings).refine)
+    refinement = Refinement.fit(features, params.load(args.params, "index", build.Settings).refine)
     rows, projected = refinement.gallery(features), refinement.project(asked)
     args.work.mkdir(parents=True, exist_ok=True)
     vectors = args.work / f"{args.result.stem}.npy"
@@ -123,7 +125,7 @@ def caltech(args: argparse.Namespace) -> dict[str, Any]:
             return lambda query: np.asarray(searcher.search(query, K)[1][0])
         return lambda query: np.asarray(index.search(refinement.project(query), K)[1][0])
 
-    exact = indexes.build(rows, indexes.Design(kind="flat", storage="float32"))
+    exact = build.build(rows, build.Design(kind="flat", storage="float32"))
     expanded = refinement.expand(projected, exact.search, exact.vectors)
     tasks = [Task(PROJECTED, asked, projected, rows), Task(EXPANDED, asked, expanded, rows)]
     points = swept(opened, Task(ALONE, projected, projected, rows))
@@ -298,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run("index", main)
+    script.run("index", main)

@@ -20,9 +20,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.index_methods import AS_TUNED, Method, Ours
-from lookalike import stage
-from lookalike.fa import faiss
-from lookalike.files import file_digest, new_file, write_json
+from lookalike.base import script
+from lookalike.base.files import file_digest, new_file, write_json
+from lookalike.refinement.faiss_setup import faiss
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def built(method: Method, vectors: Path, count: int, work: Path) -> Built:
     path = work / f"{count}-{slug}-{hashlib.sha256(named.encode()).hexdigest()[:12]}.index"
     record = path.with_suffix(".json")
     if not record.exists():
-        stage.notice("index", f"building {method.name} over {count} rows, threads: {method.threads}")
+        script.notice("index", f"building {method.name} over {count} rows, threads: {method.threads}")
         work.mkdir(parents=True, exist_ok=True)
         with new_file(path) as partial:
             seconds, peak, chosen = apart(_build, method, vectors, count, partial)

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lookalike import indexes
-from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.indexes.base import Storage
-from lookalike.indexes.ivf import CODES, PER_LIST
-from lookalike.indexes.ivf import Settings as IvfSettings
+from lookalike.base.errors import LookalikeError
+from lookalike.index import build as indexes
+from lookalike.index import files as index_files
+from lookalike.index.base import Storage
+from lookalike.index.ivf import CODES, PER_LIST
+from lookalike.index.ivf import Settings as IvfSettings
+from lookalike.refinement.faiss_setup import faiss
 
 EF = (10, 16, 25, 40, 63, 100, 160, 250, 400, 800)  # candidates of a graph search
 PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # lists of an inverted file that are read
@@ -106,7 +107,7 @@ class Ours:
 
     def open(self, path: Path, mapped: bool = True) -> "OpenedOurs":
         """Memory-mapped, as a search opens it, or read whole."""
-        index = indexes.read(path, self.design, mapped=mapped)
+        index = index_files.read(path, self.design, mapped=mapped)
         inner = inner_index(index.raw)
         effort = inner.hnsw.efSearch if self.design.neighbors else inner.nprobe if self.design.lists else 0
         return OpenedOurs(index.tuned(effort))

@@ -28,13 +28,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks import base
-from lookalike import indexes, params, protocol, stage
-from lookalike.bootstrap import interval
-from lookalike.collection import Collection, Images
-from lookalike.errors import LookalikeError, closest
-from lookalike.evaluation import evaluate
-from lookalike.protocol import Split
-from lookalike.refine import OFF, Refinement, Settings
+from lookalike.artifacts.arrays import Collection, Images
+from lookalike.base import params, script
+from lookalike.base.errors import LookalikeError, closest
+from lookalike.evaluation import protocol
+from lookalike.evaluation.bootstrap import interval
+from lookalike.evaluation.measure import evaluate
+from lookalike.evaluation.protocol import Split
+from lookalike.index import build
+from lookalike.refinement.refinement import OFF, Refinement, Settings
 
 RESAMPLES = 1000
 
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="ask with images that no seed's split asks with")
     parser.add_argument("--csv", type=Path, help="write the table here too")
     args = parser.parse_args()
-    settings = params.load(args.params, "index", indexes.Settings).refine
+    settings = params.load(args.params, "index", build.Settings).refine
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
     collection, images = base.load(args)
     splits = choose_splits(collection, images, protocol_settings, args.seeds, args.validation)
@@ -161,4 +163,4 @@ def measure(collection: Collection, splits: list[Split], settings: Settings) -> 
 
 
 if __name__ == "__main__":
-    stage.run("refinement", main)
+    script.run("refinement", main)

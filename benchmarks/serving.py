@@ -36,11 +36,11 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks.base import markdown
-from lookalike import stage
 from lookalike.api import ids
-from lookalike.collection import map_names
-from lookalike.errors import LookalikeError
-from lookalike.machine import cores, cpu_name
+from lookalike.artifacts.arrays import map_names
+from lookalike.base import script as stage
+from lookalike.base.errors import LookalikeError
+from lookalike.base.machine import cores, cpu_name
 
 CONNECTIONS = (1, 8, 64)
 PICTURES = 64

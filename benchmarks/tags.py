@@ -20,9 +20,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks import base
-from lookalike import indexes, params, protocol, stage
-from lookalike.evaluation import evaluate, mix_words
-from lookalike.refine import Refinement
+from lookalike.base import params, script
+from lookalike.evaluation import protocol
+from lookalike.evaluation.measure import evaluate
+from lookalike.evaluation.tag_fusion import mix_words
+from lookalike.index import build
+from lookalike.refinement.refinement import Refinement
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
 EMPTY = ("new", "scan", "archive", "box", "left", "page", "ink", "old")
@@ -44,7 +47,7 @@ def main() -> None:
         with args.write.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "text"), *sorted(texts.items())])
     split = protocol.split(paths, labels, images.sha256, params.load(args.params, "protocol", protocol.Settings))
-    refinement = Refinement.fit(features[split.gallery], params.load(args.params, "index", indexes.Settings).refine)
+    refinement = Refinement.fit(features[split.gallery], params.load(args.params, "index", build.Settings).refine)
     gallery, rows = refinement.gallery(features[split.gallery]), []
     for weight in WEIGHTS:
         mix = mix_words(texts, weight, paths[split.queries], paths[split.gallery]) if weight else None
@@ -75,4 +78,4 @@ def drawn(paths: np.ndarray, labels: np.ndarray, tagged: float, right: float, se
 
 
 if __name__ == "__main__":
-    stage.run("tags", main)
+    script.run("tags", main)

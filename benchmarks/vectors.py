@@ -42,15 +42,18 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import images, indexes, network, params, stage
-from lookalike.collection import ArrayWriter
-from lookalike.errors import LookalikeError
-from lookalike.files import new_file, write_json
-from lookalike.machine import cores, cpu_name
-from lookalike.progress import progress_bar
-from lookalike.refine import Refinement
+from lookalike.artifacts import descriptions
+from lookalike.artifacts.arrays import ArrayWriter
+from lookalike.base import params, script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_file, write_json
+from lookalike.base.machine import cores, cpu_name
+from lookalike.base.script import progress_bar
+from lookalike.base.vectors import unit_length
+from lookalike.images import decode
+from lookalike.index import build
+from lookalike.refinement.refinement import Refinement
 from lookalike.runtimes import openvino
-from lookalike.vectors import unit_length
 
 SIZE, BATCH = 224, 32
 QUERY_SHARE = 0.2  # of the photographs
@@ -71,7 +74,7 @@ def crops(args: argparse.Namespace) -> None:
     order = np.random.default_rng(args.seed).permutation(len(paths))
     asked, kept = np.split(order, [round(QUERY_SHARE * len(paths))])
     precision: Any = "bfloat16" if "bfloat16" in openvino.usable() else "float32"
-    embed, dim = openvino.load(args.model, SIZE, BATCH, precision), network.describe(args.model).dim
+    embed, dim = openvino.load(args.model, SIZE, BATCH, precision), descriptions.describe(args.model).dim
     for name, photographs, rows in (("queries", asked, args.queries), ("features", kept, args.crops)):
         counts = {
             photo: len(part)
@@ -104,8 +107,8 @@ def crops_of(paths: list[Path], counts: dict[int, int], seed: int) -> Iterator[n
 def random_crops(path: Path, count: int, rng: np.random.Generator) -> np.ndarray:
     """Cut a photograph `count` times: uint8, (count, S, S, 3)."""
     try:
-        photo = images.decode(path.read_bytes(), max_pixels=100_000_000)
-    except images.ImageError as error:
+        photo = decode.decode(path.read_bytes(), max_pixels=100_000_000)
+    except decode.ImageError as error:
         raise LookalikeError(f"{path}: {error}; remove its line from labels.csv") from None
     result = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for pixels in result:
@@ -133,7 +136,7 @@ def batches(parts: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 def refined(args: argparse.Namespace) -> None:
     """Refine the crops' features as the pipeline does, without augmentation: gallery128.npy and queries128.npy."""
-    settings = replace(params.load(args.params, "index", indexes.Settings).refine, augment=0)
+    settings = replace(params.load(args.params, "index", build.Settings).refine, augment=0)
     features = np.load(args.folder / "features.npy", mmap_mode="r")
     refinement = Refinement.fit(features, settings)
     for source, target in (("queries", "queries128"), ("features", "gallery128")):
@@ -157,7 +160,7 @@ def million(args: argparse.Namespace) -> None:
             generate(gallery, gallery, near[:, :count], spread, args.seed, rows)
             found = describe(rows[sample], rows, sample)
             ratios = " ".join(f"{key} {found[key] / real[key]:.3f}" for key in CHECKED)
-            stage.notice("vectors", f"s {spread:.4f}, m {count}: ratio of {ratios}")
+            script.notice("vectors", f"s {spread:.4f}, m {count}: ratio of {ratios}")
             return found
 
         spread, count, made = match(attempt, real)
@@ -182,7 +185,7 @@ def million(args: argparse.Namespace) -> None:
         if off > LIMIT:
             raise LookalikeError(f"no s and m makes rows like the real ones: the best, s {spread:.3f} and m {count}, "
                                  f"is {off:.0%} off; give more --crops or fewer --rows")  # fmt: skip
-    backbone = network.describe(args.model).backbone
+    backbone = descriptions.describe(args.model).backbone
     write_json(args.folder / "vectors.json", {"settings": settings | {"network": backbone}, "sets": table})
 
 
@@ -316,4 +319,4 @@ STEPS: dict[Callable[[argparse.Namespace], None], tuple[str, ...]] = {
 }
 
 if __name__ == "__main__":
-    stage.run("vectors", main)
+    script.run("vectors", main)

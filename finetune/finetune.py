@@ -18,18 +18,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import params, protocol, stage
-from lookalike.collection import load_images
-from lookalike.errors import LookalikeError
-from lookalike.files import file_digest, new_folder, write_json
-from lookalike.finetuning import material
+from lookalike.artifacts.arrays import load_images
+from lookalike.artifacts.descriptions import WEIGHTS_FILE
+from lookalike.base import params, script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import file_digest, new_folder, write_json
+from lookalike.evaluation import protocol
+from lookalike.finetuning import training_images
 from lookalike.finetuning.settings import Settings
-from lookalike.network import WEIGHTS_FILE
 
 
 def main() -> None:
     """Read the arguments, choose what to train on, train, and save the network."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("processed", type=Path, help="what preprocess wrote")
     parser.add_argument("model", type=Path, help="what model wrote")
     parser.add_argument("finetuned", type=Path, help="folder to write; replaced as a whole")
@@ -37,16 +38,16 @@ def main() -> None:
     settings = params.load(args.params, "finetune", Settings)
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
     images = load_images(args.processed)
-    chosen = material.choose(images.paths, images.labels, images.sha256, protocol_settings, settings)
+    chosen = training_images.choose(images.paths, images.labels, images.sha256, protocol_settings, settings)
     for note in chosen.notes:
-        stage.notice("finetune", note)
+        script.notice("finetune", note)
     try:
         from dvclive.live import Live
     except ImportError:
         raise LookalikeError("dvclive, which keeps a training's curves, is not installed: "
                              "pip install -r requirements-finetune.txt") from None  # fmt: skip
 
-    from lookalike.finetuning import tuning  # TensorFlow: seconds that --help and a mistake need not wait
+    from lookalike.finetuning import finetune  # TensorFlow: seconds that --help and a mistake need not wait
 
     curves = args.finetuned.with_name(args.finetuned.name + "_curves")
     with Live(str(curves), save_dvc_exp=False, dvcyaml=False) as live:
@@ -56,18 +57,18 @@ def main() -> None:
                 live.log_metric(name, value, plot=True)
             live.next_step()
 
-        tuned = tuning.tune(images, args.model, chosen, settings, log)
+        tuned = finetune.tune(images, args.model, chosen, settings, log)
     with new_folder(args.finetuned) as folder:
         description = tuned.save(folder)
     trace = {
         **asdict(description),
         "weights_sha256": file_digest(args.finetuned / WEIGHTS_FILE),
-        **material.counts(chosen, images.labels),
+        **training_images.counts(chosen, images.labels),
         **tuned.figures(),
     }
     write_json(args.finetuned.with_suffix(".json"), trace)
-    stage.notice("finetune", tuned.summary())
+    script.notice("finetune", tuned.summary())
 
 
 if __name__ == "__main__":
-    stage.run("finetune", main)
+    script.run("finetune", main)

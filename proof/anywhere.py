@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike.files import file_digest
-from lookalike.machine import cores, cpu_features, cpu_name
+from lookalike.base.files import file_digest
+from lookalike.base.machine import cores, cpu_features, cpu_name
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY = "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"  # what NumPy 2 looks for beyond its baseline

@@ -25,14 +25,16 @@ from typing import Any
 
 import yaml
 
-from lookalike.files import file_digest, remove
+from lookalike.base.files import file_digest, remove
 from proof.graph import Stage, default_stages, stages
 
 Params = dict[str, Any]
 GIVEN = "small"  # in a stage's working folder: what stands for a user's files
 WARM = [
-    "lookalike.backbones", "lookalike.ov", "lookalike.runtimes.tensorflow", "lookalike.embedding", "lookalike.datasets",
-    "lookalike.evaluation", "lookalike.looks", "lookalike.report", "lookalike.searcher", "lookalike.finetuning.tuning",
+    "lookalike.networks.backbones", "lookalike.networks.openvino_setup", "lookalike.runtimes.tensorflow",
+    "lookalike.extraction.extractor", "lookalike.datasets", "lookalike.evaluation.measure",
+    "lookalike.report.diagnostics", "lookalike.report.page", "lookalike.index.searcher",
+    "lookalike.finetuning.finetune",
     "scipy.linalg", "sklearn.datasets", "sklearn.feature_extraction.text", "sklearn.manifold",
     "proof.graph", "proof.small",  # what a process of ours imports anyway
     "proof.frozen",

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike.machine import cpu_name
+from lookalike.base.machine import cpu_name
 from proof.reproduce import METRICS, TOLERANCE, flat, inputs, outputs
 
 FEATURES = "data/features"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 from proof.patience import patience
 from proof.sandbox import Sandbox, copy, tail
 

@@ -23,9 +23,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike.collection import load_collection
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder
+from lookalike.artifacts.arrays import load_collection
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_folder
 from proof import small
 from proof.bench import GIVEN, Bench, Params, Ran, StageFailedError, Turn, changed, look_up
 from proof.effects_page import Effect, leaves, page, stale

@@ -36,7 +36,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import stage
+from lookalike.base import script
 from proof import disturbances, kills
 from proof.sandbox import STAGES, Sandbox, make
 
@@ -151,4 +151,4 @@ class Found:
 
 
 if __name__ == "__main__":
-    stage.run("faults", main)
+    script.run("faults", main)

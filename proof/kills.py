@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lookalike.errors import LookalikeError
-from lookalike.files import PARTIAL
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import PARTIAL
 from proof.patience import patience
 from proof.sandbox import Sandbox
 

@@ -3,7 +3,7 @@
     python proof/mutants.py                    all of it: 20 minutes on 2 cores
     python proof/mutants.py --jobs 4           mutants at a time (default: 2)
     python proof/mutants.py --report           only what a run has found so far
-    python proof/mutants.py 'lookalike.metrics.*'
+    python proof/mutants.py 'lookalike.evaluation.metrics.*'
 
 pyproject.toml, [tool.mutmut], says which modules and by which tests; what has been tried is kept in mutants/, so that
 a run that was stopped goes on, and one after a change of the code tries the functions that changed. After a change of

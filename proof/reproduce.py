@@ -30,8 +30,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike.files import remove
-from lookalike.machine import cpu_name
+from lookalike.base.files import remove
+from lookalike.base.machine import cpu_name
 from proof.graph import stages
 from proof.times import TIMED
 

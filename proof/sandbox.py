@@ -18,7 +18,7 @@ import psutil
 import yaml
 from PIL import Image
 
-from lookalike.files import PARTIAL, file_digest, remove
+from lookalike.base.files import PARTIAL, file_digest, remove
 from proof.patience import patience
 
 ROOT = Path(__file__).resolve().parents[1]

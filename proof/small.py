@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from lookalike.collection import save_strings
-from lookalike.files import file_digest
-from lookalike.network import Embedding, Network
-from lookalike.params import UNUSED
+from lookalike.artifacts.arrays import save_strings
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base.files import file_digest
+from lookalike.base.params import UNUSED
 
 EACH = 10  # pictures a class
 SIDE = 32  # preprocess.image_size
@@ -194,7 +194,7 @@ def make(folder: Path) -> None:
 
 def make_weights(folder: Path) -> None:
     """Write two sets of weights of the backbone; imports TensorFlow."""
-    from lookalike.tf import keras
+    from lookalike.networks.keras_setup import keras
 
     for seed in (0, 1):
         keras.utils.set_random_seed(100 + seed)

@@ -21,17 +21,22 @@ import numpy as np
 from msgspec.structs import replace
 from PIL import Image
 
-from lookalike import fetch, images, indexes, manifest, params, searcher, trust
 from lookalike.api import guard
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base import files, params
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import write_json
+from lookalike.base.vectors import unit_length
+from lookalike.collection import verify
+from lookalike.collection.collection import Gallery
+from lookalike.collection.journal import FILE, Event, Journal
+from lookalike.datasets import archive as tar_archive
 from lookalike.datasets import folder
 from lookalike.datasets.base import Settings
-from lookalike.errors import LookalikeError
-from lookalike.files import write_json
-from lookalike.gallery import Gallery
-from lookalike.images import FORMATS, ImageError
-from lookalike.journal import FILE, Event, Journal
-from lookalike.network import Embedding, Network
-from lookalike.vectors import unit_length
+from lookalike.images import decode as images
+from lookalike.images.decode import FORMATS, ImageError
+from lookalike.index import build
+from lookalike.index import files as index_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PIXELS = 1_000_000
@@ -107,7 +112,7 @@ def decode_seeds() -> Iterator[bytes]:
 def archive(content: bytes) -> None:
     """A tar, packed as Caltech-101's is."""
     try:
-        for path, inner in fetch.tar_files(io.BytesIO(gzip.compress(content, 1)), "x.tar.gz"):
+        for path, inner in tar_archive.tar_files(io.BytesIO(gzip.compress(content, 1)), "x.tar.gz"):
             if path.is_absolute() or ".." in path.parts or not isinstance(inner, bytes):
                 raise DefectError(str(path))
     except LookalikeError as error:
@@ -162,13 +167,13 @@ def built() -> Path:
     """A small index with its trace beside it, as the stage writes them."""
     here = workplace() / "index"
     features = unit_length(np.random.default_rng(0).standard_normal((COUNT, DIM)).astype(np.float32))
-    settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
+    settings = params.load(ROOT / "params.yaml", "index", build.Settings)
     refine = replace(settings.refine, pca=PCA, augment=2, expand=2)
     settings = replace(settings, kind="flat", storage="float32", refine=refine)
-    refinement, tuned, why = searcher.fit(features, settings)
+    refinement, tuned, why = build.fit(features, settings)
     here.mkdir()
     paths = np.array([f"{row:02}.png" for row in range(COUNT)])
-    indexes.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), here)
+    index_files.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), here)
     EMBEDDING.save(here)
     vouch(here)
     return here
@@ -176,7 +181,7 @@ def built() -> Path:
 
 def vouch(here: Path) -> None:
     """Write the trace that says the folder is as it should be."""
-    write_json(trust.trace_of(here), {"files": manifest.digests(here)})
+    write_json(verify.trace_of(here), {"files": files.digests(here)})
 
 
 def ask(here: Path, changes: Path) -> None:
@@ -197,14 +202,14 @@ def index(content: bytes) -> None:
     """A file of an index, vouched for by a trace that is as hostile; FAISS's own file only ever with its digest."""
     here = built()
     path = here / NAMES[content[0] % len(NAMES) if content else 0]
-    before, said = path.read_bytes(), trust.trace_of(here).read_bytes()
+    before, said = path.read_bytes(), verify.trace_of(here).read_bytes()
     try:
         path.write_bytes(content[1:])
         vouch(here)
         ask(here, workplace() / "nothing")
     finally:
         path.write_bytes(before)
-        trust.trace_of(here).write_bytes(said)
+        verify.trace_of(here).write_bytes(said)
 
 
 def index_seeds() -> Iterator[bytes]:
@@ -216,16 +221,16 @@ def index_seeds() -> Iterator[bytes]:
 def trace(content: bytes) -> None:
     """The trace of an index: it is accepted only if it says of every file what it is."""
     here = built()
-    path = trust.trace_of(here)
+    path = verify.trace_of(here)
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        trust.verify(here)
-        trust.has_digests(here)
+        verify.verify(here)
+        verify.has_digests(here)
     except LookalikeError as error:
         refused(error)
     else:
-        if json.loads(content)["files"] != manifest.digests(here):
+        if json.loads(content)["files"] != files.digests(here):
             raise DefectError("a trace was believed that is not of these files")
     finally:
         path.write_bytes(before)
@@ -233,7 +238,7 @@ def trace(content: bytes) -> None:
 
 def trace_seeds() -> Iterator[bytes]:
     """The right one, and others."""
-    yield trust.trace_of(built()).read_bytes()
+    yield verify.trace_of(built()).read_bytes()
     yield b'{"files": {"../x": "0"}}'
 
 

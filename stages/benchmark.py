@@ -34,18 +34,21 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, params, plots, protocol, stage
-from lookalike.collection import check_same_images, load_collection, load_images
-from lookalike.fa import faiss
-from lookalike.files import new_files, write_json
-from lookalike.machine import cores, cpu_name
-from lookalike.progress import progress_bar
-from lookalike.refine import Refinement
-from lookalike.searcher import Searcher
+from lookalike.artifacts.arrays import check_same_images, load_collection, load_images
+from lookalike.base import params, script
+from lookalike.base.files import new_files, write_json
+from lookalike.base.machine import cores, cpu_name
+from lookalike.base.script import progress_bar
+from lookalike.evaluation import protocol
+from lookalike.index import build, files
+from lookalike.index.searcher import Searcher
+from lookalike.refinement.faiss_setup import faiss
+from lookalike.refinement.refinement import Refinement
+from lookalike.report import plots
 
 K = 10
-FLAT = indexes.Design(kind="flat", storage="float32")
-GRAPH = indexes.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=K)
+FLAT = build.Design(kind="flat", storage="float32")
+GRAPH = build.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=K)
 MOST_EFFORT = 1024  # efSearch on the operating curve
 WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
 
@@ -60,7 +63,7 @@ class Settings(params.Section, frozen=True):
 
 def main() -> None:
     """Read the arguments, then time the methods in turn."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("features", type=Path, help="what extract wrote")
     parser.add_argument("index", type=Path, help="what index wrote")
     parser.add_argument("processed", type=Path, help="what preprocess wrote")
@@ -76,12 +79,12 @@ def main() -> None:
     count = len(split.queries)
     chosen = np.unique(np.linspace(0, count - 1, min(settings.queries, count)).round().astype(int))  # of every class
     queries = np.array(collection.features[split.queries[chosen]])
-    plan = indexes.load_plan(args.index)
+    plan = files.load_plan(args.index)
     if (split.exclude >= 0).any():
-        stage.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
+        script.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
     refinement = Refinement.fit(features, plan.refine)
     gallery = refinement.gallery(features)
-    index, exact = plan.build(gallery), indexes.build(gallery, FLAT)
+    index, exact = plan.build(gallery), build.build(gallery, FLAT)
     rounded = index.kind == "flat" and index.design.storage != FLAT.storage
     name = f"flat_{index.design.storage}" if rounded else index.kind
     k = min(K, len(features))
@@ -90,7 +93,7 @@ def main() -> None:
     def brute_force(query: np.ndarray) -> np.ndarray:
         return np.asarray(np.argsort(-cosine_similarity(query[np.newaxis], features)[0])[:k])
 
-    def by(chosen: indexes.Index) -> Callable[[np.ndarray], np.ndarray]:
+    def by(chosen: build.Index) -> Callable[[np.ndarray], np.ndarray]:
         searcher = Searcher(refinement, chosen)
         return lambda query: np.asarray(searcher.search(query[np.newaxis], k)[1][0])
 
@@ -100,7 +103,7 @@ def main() -> None:
         seconds, found = measure(methods, queries, settings.repeats)
         shown = {"flat": exact, name: index}
         if index.kind == "flat":
-            shown[GRAPH.kind] = indexes.build(gallery, GRAPH)
+            shown[GRAPH.kind] = build.build(gallery, GRAPH)
         curve = operating_curve(shown, refinement.project(queries), k, settings.repeats)
     for method, memory in {
         "brute_force": features.nbytes,
@@ -113,7 +116,7 @@ def main() -> None:
         recall = float(np.mean([np.isin(wanted, got).mean() for wanted, got in pairs]))
         report[name][f"recall@{k}"] = round(recall, 6)
         report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[name])), 1)
-        stage.notice("benchmark", f"{name} answers {report['speedup_p50']} times faster than brute force, "
+        script.notice("benchmark", f"{name} answers {report['speedup_p50']} times faster than brute force, "
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
     report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
     write_json(args.metrics, report)
@@ -123,19 +126,19 @@ def main() -> None:
         plots.operating_curve(curve, len(features), folder / "operating_curve.png")
 
 
-def operating_curve(chosen: dict[str, indexes.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
+def operating_curve(chosen: dict[str, build.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
     """method, effort, recall, p50_ms: the search alone, its effort doubled and doubled again.
 
     queries  float32, (Q, d), projected. Recall@k is the share of the first method's rows that another finds.
     """
-    ways: dict[str, indexes.Index] = {}
+    ways: dict[str, build.Index] = {}
     for method, index in chosen.items():
         most = index.design.lists or (min(MOST_EFFORT, len(index)) if index.kind == "hnsw" else 1)
         efforts = [2**power for power in range(most.bit_length())]
         efforts = [effort for effort in efforts if effort >= K] if index.kind == "hnsw" else efforts
         ways |= {f"{method} {effort}": index.tuned(effort) for effort in efforts or [most]}
 
-    def by(index: indexes.Index) -> Callable[[np.ndarray], np.ndarray]:
+    def by(index: build.Index) -> Callable[[np.ndarray], np.ndarray]:
         return lambda query: np.asarray(index.search(query[np.newaxis], k)[1][0])
 
     seconds, found = measure({name: by(index) for name, index in ways.items()}, queries, repeats)
@@ -193,4 +196,4 @@ def table(seconds: dict[str, np.ndarray], kind: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    stage.run("benchmark", main)
+    script.run("benchmark", main)

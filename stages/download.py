@@ -15,24 +15,25 @@ from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import datasets, params, stage
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
-from lookalike.progress import progress_bar
+from lookalike.base import params, script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_folder, write_json
+from lookalike.base.script import progress_bar
+from lookalike.datasets import registry
 
 
 def main() -> None:
     """Read the arguments, then write every image of the data set."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("raw", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
-    settings = params.load(args.params, "download", datasets.Settings)
+    settings = params.load(args.params, "download", registry.Settings)
 
     labels: dict[PurePosixPath, str] = {}
     total = 0
     with new_folder(args.raw) as folder:
         with progress_bar("download", None, "image") as bar:
-            for item in datasets.items(settings):
+            for item in registry.items(settings):
                 if item.path in labels:
                     raise LookalikeError(f"{settings.dataset}: {item.path} comes twice; nothing was written")
                 target = folder / item.path
@@ -52,14 +53,14 @@ def main() -> None:
     unlabelled = len(labels) - classes.total()
     write_json(args.raw.with_suffix(".json"), {
         "dataset": settings.dataset,
-        "origin": datasets.origin(settings),
+        "origin": registry.origin(settings),
         "images": len(labels),
         "unlabelled": unlabelled,
         "classes": len(classes),
         "bytes": total,
     })  # fmt: skip
-    stage.notice("download", f"{len(labels)} images in {len(classes)} classes, {unlabelled} without a label")
+    script.notice("download", f"{len(labels)} images in {len(classes)} classes, {unlabelled} without a label")
 
 
 if __name__ == "__main__":
-    stage.run("download", main)
+    script.run("download", main)

@@ -23,23 +23,22 @@ from msgspec import Meta
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import network, params, runtimes, stage
-from lookalike.collection import ArrayWriter, Images, load_images, pixel_blocks
-from lookalike.embedding import Extractor
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
-from lookalike.progress import progress_bar
-from lookalike.vectors import unit_length, without_direction
-
-SAMPLE = 32  # images whose embeddings at a lower precision are compared with float32
+from lookalike.artifacts import descriptions
+from lookalike.artifacts.arrays import ArrayWriter, load_images, pixel_blocks
+from lookalike.base import params, script
+from lookalike.base.files import new_folder, write_json
+from lookalike.base.script import progress_bar
+from lookalike.extraction.checks import check_directions, check_precision
+from lookalike.extraction.extractor import Extractor
+from lookalike.runtimes import registry
 
 
 class Settings(params.Section, frozen=True):
     """Section `extract` of params.yaml."""
 
     model: str
-    runtime: runtimes.Choice
-    precision: runtimes.Precision
+    runtime: registry.Choice
+    precision: registry.Precision
     batch_size: Annotated[int, Meta(ge=0, le=4096)]
     calibration: str
     min_cosine: Annotated[float, Meta(ge=0, le=1)]
@@ -47,7 +46,7 @@ class Settings(params.Section, frozen=True):
 
 def main() -> None:
     """Read the arguments, then embed what the cache does not know."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("processed", type=Path, help="what preprocess wrote")
     parser.add_argument("model", type=Path, help="what model wrote")
     parser.add_argument("features", type=Path, help="folder to write; replaced as a whole")
@@ -55,7 +54,7 @@ def main() -> None:
     settings = params.load(args.params, "extract", Settings)
     images = load_images(args.processed)
     count, size = images.pixels.shape[:2]
-    embedding = network.Embedding(network.describe(args.model), size, images.fit)
+    embedding = descriptions.Embedding(descriptions.describe(args.model), size, images.fit)
     dim = embedding.network.dim
     extractor = Extractor(
         settings.runtime, args.model, size, settings.batch_size, settings.precision, Path(settings.calibration)
@@ -72,7 +71,7 @@ def main() -> None:
     if settings.batch_size == 0:
         trace["batch_size"] = extractor.recipe.batch_size
     if settings.precision != "float32":
-        trace["least_cosine_to_float32"] = check_precision(extractor, args.model, images, settings)
+        trace["least_cosine_to_float32"] = check_precision(extractor, args.model, images, settings.min_cosine)
     with new_folder(args.features) as folder:
         with (
             ArrayWriter(folder / "features.npy", (count, dim), np.float32) as features,
@@ -96,51 +95,8 @@ def main() -> None:
         embedding.save(folder)
     write_json(args.features.with_suffix(".json"), trace)
     way = f"{trace['runtime']}, {settings.precision}"
-    stage.notice("extract", f"{count} images, {known} of them from the cache or twins of others; {way}")
-
-
-def check_precision(extractor: Extractor, model: Path, images: Images, settings: Settings) -> float:
-    """Compare a sample's embeddings, float32 (n, D), with those in float32; return the least cosine.
-
-    The sample is those images whose files have the lowest hashes, so that a collection that grows keeps most of it.
-    Raises LookalikeError if the least cosine is below extract.min_cosine.
-    """
-    rows = np.sort(np.argsort(images.sha256, kind="stable")[:SAMPLE])
-    reference = Extractor("openvino", model, images.pixels.shape[1], SAMPLE, "float32")
-    full, low = (
-        unit_length(embeddings(each, images.paths[rows], images.pixels[rows])) for each in (reference, extractor)
-    )
-    cosines = (full * low).sum(axis=1)  # (n,)
-    worst = int(cosines.argmin())
-    if cosines[worst] < settings.min_cosine:
-        raise LookalikeError(
-            f"extract.precision {settings.precision} moves the embedding of {images.paths[rows[worst]]} to a cosine of "
-            f"{cosines[worst]:.4f} to float32, below extract.min_cosine {settings.min_cosine}; choose another "
-            "precision, calibrate int8 on more images, or allow less"
-        )
-    return round(float(cosines[worst]), 6)
-
-
-def embeddings(extractor: Extractor, paths: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Embed images held in memory: str (n,) and uint8 (n, S, S, 3) -> float32 (n, D)."""
-    result = np.empty((len(pixels), extractor.recipe.dim), np.float32)
-
-    def write(rows: np.ndarray, block: np.ndarray) -> None:
-        check_directions(paths[rows], block, extractor.recipe.precision)
-        result[rows] = block
-
-    extractor.embed([pixels], write)
-    return result
-
-
-def check_directions(paths: np.ndarray, block: np.ndarray, precision: str) -> None:
-    """Raise LookalikeError for an embedding, a row of float32 (n, D), that cannot be compared with others."""
-    for bad in without_direction(block)[:1]:
-        raise LookalikeError(
-            f"the embedding of {paths[bad]} is zero or not finite, so nothing can be compared with it; "
-            f"extract.precision is {precision}, try float32; or the weights are broken"
-        )
+    script.notice("extract", f"{count} images, {known} of them from the cache or twins of others; {way}")
 
 
 if __name__ == "__main__":
-    stage.run("extract", main)
+    script.run("extract", main)

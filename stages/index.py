@@ -8,7 +8,7 @@ Writes  data/index/index.faiss          N refined unit vectors of d dimensions, 
         data/index/image_paths.npy      row i names vector i
         data/index/embedding.json       network and picture size and fit, which a query must share
         data/index/labels.npy           row i: its class, "" if it has none
-        data/index/tags*                words of the images, if index.tags.file names some (lookalike/tags.py)
+        data/index/tags*                words of the images, if index.tags.file names some (lookalike/index/tags.py)
         data/index.json                 counts, and every file's digest, by which a search trusts them; for Git
 
     python stages/index.py data/features data/index
@@ -19,21 +19,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import indexes, manifest, params, stage, tags
-from lookalike.collection import load_collection
-from lookalike.files import new_folder, write_json
-from lookalike.network import load_embedding
-from lookalike.progress import progress_bar
-from lookalike.searcher import fit
+from lookalike.artifacts.arrays import load_collection
+from lookalike.artifacts.descriptions import load_embedding
+from lookalike.base import params, script
+from lookalike.base.files import digests, new_folder, write_json
+from lookalike.base.script import progress_bar
+from lookalike.index import build, tags
+from lookalike.index import files as index_files
+from lookalike.index.build import fit
 
 
 def main() -> None:
     """Read the arguments, then build and save the index."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("features", type=Path, help="what extract wrote")
     parser.add_argument("index", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
-    settings = params.load(args.params, "index", indexes.Settings)
+    settings = params.load(args.params, "index", build.Settings)
     collection, embedding = load_collection(args.features), load_embedding(args.features)
     texts = {} if settings.tags.file == params.UNUSED else tags.read(Path(settings.tags.file), collection.paths)
 
@@ -45,16 +47,16 @@ def main() -> None:
             bar.update(rows)
 
         refinement, tuned, why = fit(
-            collection.features, settings, lambda message: stage.notice("index", message), progress
+            collection.features, settings, lambda message: script.notice("index", message), progress
         )
     with new_folder(args.index) as folder:
-        indexes.save(tuned, why, refinement, settings, collection.paths, collection.labels, folder)
+        index_files.save(tuned, why, refinement, settings, collection.paths, collection.labels, folder)
         embedding.save(folder)
         if texts:
             by_path = {str(collection.paths[row]): text for row, text in texts.items()}
             tags.Tags.fit(texts, settings.tags.weight).save(folder, by_path)
-        files = manifest.digests(folder)
-        size = (folder / indexes.INDEX_FILE).stat().st_size
+        files = digests(folder)
+        size = (folder / build.INDEX_FILE).stat().st_size
     index, design = tuned.index, tuned.index.design
     write_json(args.index.with_suffix(".json"), {
         "kind": design.kind,
@@ -69,8 +71,8 @@ def main() -> None:
         "files": files,
     })  # fmt: skip
     looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"
-    stage.notice("index", f"{design.kind}, {design.storage}: {why}; {looked}")
+    script.notice("index", f"{design.kind}, {design.storage}: {why}; {looked}")
 
 
 if __name__ == "__main__":
-    stage.run("index", main)
+    script.run("index", main)

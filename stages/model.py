@@ -19,8 +19,9 @@ from msgspec import Meta, to_builtins
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import network, params, stage
-from lookalike.files import file_digest, new_folder, write_json
+from lookalike.artifacts import descriptions
+from lookalike.base import params, script
+from lookalike.base.files import file_digest, new_folder, write_json
 
 
 class Settings(params.Section, frozen=True):
@@ -37,27 +38,30 @@ class Settings(params.Section, frozen=True):
 
 def main() -> None:
     """Read the arguments, then build, cut and save the network."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("model", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
     settings = params.load(args.params, "model", Settings)
 
-    from lookalike import backbones, text_tower  # TensorFlow: seconds that --help and a mistake need not wait
+    from lookalike.networks import (
+        backbones,
+        clip_text,  # TensorFlow: seconds that --help and a mistake need not wait
+    )
 
     file = Path(settings.file)
     backbones.check(settings.backbone, settings.weights, settings.pooling)
     whole = backbones.build(settings.backbone, settings.weights, file, settings.seed)
     model = backbones.cut(whole, settings.backbone, settings.layer, settings.pooling)
-    preset = text_tower.preset_of(settings.backbone, settings.weights, file, settings.pooling)
+    preset = clip_text.preset_of(settings.backbone, settings.weights, file, settings.pooling)
     with new_folder(args.model) as folder:
         description = backbones.save(
             model, settings.backbone, settings.weights, settings.pooling, folder, mirror=settings.mirror
         )
         if preset:
-            text_tower.save(whole, settings.backbone, preset, folder)
-    sha256 = file_digest(args.model / network.WEIGHTS_FILE)
+            clip_text.save(whole, settings.backbone, preset, folder)
+    sha256 = file_digest(args.model / descriptions.WEIGHTS_FILE)
     write_json(args.model.with_suffix(".json"), {**to_builtins(description), "weights_sha256": sha256})
-    stage.notice(
+    script.notice(
         "model",
         f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"
         + (", and texts beside pictures" if preset else ""),
@@ -65,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run("model", main)
+    script.run("model", main)

@@ -22,11 +22,12 @@ from msgspec import Meta
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from lookalike import decoding, params, stage
-from lookalike.collection import FIT_FILE, RowWriter, save_strings
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
-from lookalike.progress import progress_bar
+from lookalike.artifacts.arrays import FIT_FILE, RowWriter, save_strings
+from lookalike.base import params, script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_folder, write_json
+from lookalike.base.script import progress_bar
+from lookalike.images import parallel
 
 
 class Settings(params.Section, frozen=True):
@@ -41,7 +42,7 @@ class Settings(params.Section, frozen=True):
 
 def main() -> None:
     """Read the arguments, then decode what labels.csv lists."""
-    parser = stage.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("raw", type=Path, help="folder of original files with labels.csv")
     parser.add_argument("processed", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> None:
 
     listed = read_labels(args.raw / "labels.csv")
     size = settings.image_size
-    decoded = decoding.decode_files(
+    decoded = parallel.decode_files(
         [args.raw / path for path, _ in listed], size, settings.fit, settings.max_pixels, settings.workers
     )
     kept: list[tuple[str, str, str]] = []  # path, label, sha256
@@ -85,7 +86,7 @@ def main() -> None:
         "rejected": len(rejected),
     })  # fmt: skip
     if rejected:
-        stage.notice("preprocess", f"{len(rejected)} of {len(listed)} files rejected: {args.processed}/rejected.csv")
+        script.notice("preprocess", f"{len(rejected)} of {len(listed)} files rejected: {args.processed}/rejected.csv")
 
 
 def read_labels(path: Path) -> list[tuple[str, str]]:
@@ -111,4 +112,4 @@ def check_rejected(rejected: list[tuple[str, str]], files: int, most: float) -> 
 
 
 if __name__ == "__main__":
-    stage.run("preprocess", main)
+    script.run("preprocess", main)

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from lookalike.embedding_cache import Recipe
+from lookalike.extraction.cache import Recipe
 
 RECIPE = Recipe("b", "l", "avg", "n", 64, "r", "float32", 4, "", "c", "p", 3)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from lookalike.files import file_digest
+from lookalike.base.files import file_digest
 from proof.graph import Stage
 from proof.patience import patience
 

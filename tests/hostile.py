@@ -113,9 +113,9 @@ def preprocess(path: Path) -> tuple[str, str]:
     """A file of a data set, as the stage decodes it."""
     import numpy as np
 
-    from lookalike import images
+    from lookalike.images import decode
 
-    decoded = images.decode_file(path, 32, "pad", MAX_PIXELS)
+    decoded = decode.decode_file(path, 32, "pad", MAX_PIXELS)
     if decoded.pixels is None:
         return "refused", decoded.reason
     right = (decoded.pixels.shape, decoded.pixels.dtype) == ((32, 32, 3), np.uint8)
@@ -141,13 +141,13 @@ def checksum(path: Path) -> str:
 
 def download(path: Path) -> tuple[str, str]:
     """An archive whose checksum is as the user says."""
-    from lookalike import datasets
-    from lookalike.errors import LookalikeError
+    from lookalike.base.errors import LookalikeError
+    from lookalike.datasets import registry
 
-    settings = datasets.Settings(dataset="caltech101", folder="data/none", labels="", url=path.absolute().as_uri(),
+    settings = registry.Settings(dataset="caltech101", folder="data/none", labels="", url=path.absolute().as_uri(),
                                  checksum=checksum(path), exclude=[], limit_per_class=0)  # fmt: skip
     try:
-        count = sum(bool(item.content) or 1 for item in datasets.items(settings))
+        count = sum(bool(item.content) or 1 for item in registry.items(settings))
     except LookalikeError as error:
         return "refused", str(error).replace(str(path), path.name)
     return "taken", f"{count} images"
@@ -163,7 +163,7 @@ def section() -> dict[str, object]:
 
 def unpack(path: Path) -> tuple[str, str]:
     """Stage `download` as a whole, in a folder of its own: what it writes must be plain files below data/raw."""
-    from lookalike.errors import LookalikeError
+    from lookalike.base.errors import LookalikeError
 
     main = runpy.run_path(str(ROOT / "stages" / "download.py"))["main"]
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from lookalike.images import FORMATS
+from lookalike.images.decode import FORMATS
 
 Named = tuple[str, bytes]
 SIZE = (24, 18)  # of the pictures that are damaged

@@ -14,11 +14,15 @@ from conftest import NO_TAGS, picture
 from msgspec import convert, to_builtins
 from PIL import Image
 
-from lookalike import images, indexes, manifest, network, searcher
+from lookalike.artifacts import descriptions
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base.files import digests, new_folder, write_json
 from lookalike.cli import app
-from lookalike.files import new_folder, write_json
-from lookalike.network import Embedding, Network
-from lookalike.tags import Tags
+from lookalike.images import decode
+from lookalike.index import build as build_
+from lookalike.index import build as indexes
+from lookalike.index import files as index_files
+from lookalike.index.tags import Tags
 
 SIZE = 32
 CLASSES = {"blue": (30, 60, 220), "green": (30, 190, 60), "red": (220, 40, 30)}
@@ -64,7 +68,7 @@ def build(folder: Path, each: int = EACH, texts: dict[str, str] | None = None, w
         for number in range(each):
             path = f"{label}/{number:02}.jpg"
             coloured(label, 100 * list(CLASSES).index(label) + number).save(folder / "raw" / path, quality=95)
-            pixels = images.fit(images.decode((folder / "raw" / path).read_bytes(), 10**7), SIZE, "pad")
+            pixels = decode.fit(decode.decode((folder / "raw" / path).read_bytes(), 10**7), SIZE, "pad")
             found[path] = pixels.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).ravel().astype(np.float32)
     if not (folder / "model").is_dir():
         _write_model(folder / "model")
@@ -88,26 +92,26 @@ def write_index(
     }, indexes.Settings)  # fmt: skip
     paths = sorted(features)
     labels = np.array([path.rpartition("/")[0] for path in paths])
-    refinement, tuned, why = searcher.fit(np.stack([features[path] for path in paths]), chosen)
+    refinement, tuned, why = build_.fit(np.stack([features[path] for path in paths]), chosen)
     with new_folder(folder) as partial:
-        indexes.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
+        index_files.save(tuned, why, refinement, chosen, np.array(paths), labels, partial)
         embedding.save(partial)
         if texts:
             rows = {paths.index(path): text for path, text in sorted(texts.items())}
             Tags.fit(rows, weight).save(partial, texts)
-        files = manifest.digests(partial)
+        files = digests(partial)
     write_json(folder.with_suffix(".json"), {"files": files})
 
 
 def _write_model(folder: Path) -> None:
     from openvino import opset13 as ops
 
-    from lookalike.ov import ov, save
+    from lookalike.networks.openvino_setup import ov, save
 
     pixels = ops.parameter([-1, -1, -1, 3], np.uint8)
     channels_first = ops.transpose(ops.convert(pixels, np.float32), np.array([0, 3, 1, 2]))
     squares = ops.adaptive_avg_pool(channels_first, np.array([4, 4]))
     flat = ops.reshape(ops.transpose(squares, np.array([0, 2, 3, 1])), np.array([0, 48]), special_zero=True)
     folder.mkdir(parents=True)
-    save(ov.Model([flat], [pixels]), folder / network.OPENVINO_FILE)
-    write_json(folder / network.DESCRIPTION_FILE, to_builtins(NETWORK))
+    save(ov.Model([flat], [pixels]), folder / descriptions.OPENVINO_FILE)
+    write_json(folder / descriptions.DESCRIPTION_FILE, to_builtins(NETWORK))

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import yaml
 
-from lookalike.collection import save_strings
-from lookalike.vectors import unit_length
+from lookalike.artifacts.arrays import save_strings
+from lookalike.base.vectors import unit_length
 from proof import anywhere
 
 ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = [
     pytest.mark.slow,  # stages
-    pytest.mark.skipif(sys.platform != "linux", reason="lookalike.machine lists a processor's features on Linux only"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="lookalike.base.machine lists a processor's features on Linux only"
+    ),
 ]
 
 

@@ -35,7 +35,6 @@ from msgspec.structs import replace
 from PIL import Image
 from small_collection import write_index
 
-from lookalike import images, refine, texts, thumbnails
 from lookalike.api import ids, problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
@@ -44,11 +43,15 @@ from lookalike.api.batching import Batcher
 from lookalike.api.collection import ServedCollection
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
-from lookalike.errors import LookalikeError
-from lookalike.files import new_folder, write_json
-from lookalike.gallery import Gallery
-from lookalike.network import Embedding, Network, describe
-from lookalike.pictures import Pictures
+from lookalike.artifacts import descriptions
+from lookalike.artifacts.descriptions import Embedding, Network, describe
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import new_folder, write_json
+from lookalike.collection import thumbnails
+from lookalike.collection.collection import Gallery
+from lookalike.collection.picture_search import Pictures
+from lookalike.images import decode
+from lookalike.refinement import refinement
 from lookalike.runtimes import openvino
 from proof.patience import patience
 
@@ -64,7 +67,7 @@ def network(folder: Path, layers: int = 1, seed: int = 0) -> Network:
     """Write a convolutional network with random weights, for OpenVINO; more layers take longer."""
     from openvino import opset13 as ops
 
-    from lookalike.ov import ov, save
+    from lookalike.networks.openvino_setup import ov, save
 
     draw = np.random.default_rng(seed)
     pixels = ops.parameter([-1, -1, -1, 3], np.uint8)
@@ -126,9 +129,9 @@ class Where:
             picture(number, 60, 40).save(raw / path, exif=exif)
         described = network(self.folder / "model", layers, seed)
         embed = openvino.load(self.folder / "model", SIZE, 1, "float32")
-        squares = [images.fit(images.decode((raw / path).read_bytes(), 10**6), SIZE, "pad") for path in paths]
+        squares = [decode.fit(decode.decode((raw / path).read_bytes(), 10**6), SIZE, "pad") for path in paths]
         features = {path: embed(square[np.newaxis])[0] for path, square in zip(paths, squares, strict=True)}
-        refined = {**to_builtins(refine.OFF), "pca": 16, "augment": 3, "expand": 3}
+        refined = {**to_builtins(refinement.OFF), "pca": 16, "augment": 3, "expand": 3}
         write_index(self.index, features, Embedding(described, SIZE, "pad"), refined, storage="float32")
         return self
 
@@ -818,7 +821,7 @@ def test_a_damaged_journal_is_the_operators_to_mend(
 def test_a_journal_that_another_process_keeps_locked_changes_nothing(
     own: Where, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lookalike.journal.WAIT", 0.05)
+    monkeypatch.setattr("lookalike.collection.journal.WAIT", 0.05)
 
     async def ask(client: httpx.AsyncClient) -> Any:
         async def change() -> list[httpx.Response]:
@@ -882,7 +885,7 @@ def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(
 
 
 def test_a_broken_reader_of_texts_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in texts.FILES:
+    for name in descriptions.FILES:
         (own.folder / "model" / name).write_text("broken")
 
     async def ask(client: httpx.AsyncClient) -> Any:

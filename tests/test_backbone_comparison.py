@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import backbones_report
 from benchmarks.backbones import Run, check
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 SMALL = [
     "download.limit_per_class=8", "extract.runtime=openvino", "index.refine.pca=16", "index.refine.augment=4",

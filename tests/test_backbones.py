@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from lookalike import backbones, machine, runtimes
-from lookalike import network as network_files
-from lookalike.errors import LookalikeError
-from lookalike.runtimes import tensorflow
-from lookalike.tf import usable
+from lookalike.artifacts import descriptions
+from lookalike.base import machine
+from lookalike.base.errors import LookalikeError
+from lookalike.networks import backbones
+from lookalike.networks.keras_setup import usable
+from lookalike.runtimes import registry, tensorflow
 
 pytestmark = pytest.mark.slow  # TensorFlow builds networks
 
@@ -63,7 +64,7 @@ def test_keras_is_imported_without_what_it_would_take_along() -> None:
 
 
 def test_what_is_logged_on_import_is_shown_where_importing_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    from lookalike.tf import _native_stderr_hidden
+    from lookalike.networks.keras_setup import _native_stderr_hidden
 
     def logs(error: type[BaseException] | None) -> None:
         with _native_stderr_hidden():
@@ -89,7 +90,7 @@ def test_the_promised_backbones_are_there() -> None:
 
 def test_the_network_is_the_backbone_with_its_preprocessing(resnet: Path) -> None:
     """Against plain Keras, as a notebook would write it."""
-    from lookalike.tf import keras
+    from lookalike.networks.keras_setup import keras
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
@@ -103,7 +104,7 @@ def test_the_saved_network_is_the_one_that_was_built(tmp_path: Path, monkeypatch
 
     The download alone is replaced: by weights of this very network, drawn here. The layer is one of the first.
     """
-    from lookalike.tf import keras
+    from lookalike.networks.keras_setup import keras
 
     drawn = tmp_path / "drawn.weights.h5"
     backbones.create("EfficientNetB0", "random", NONE, "", 1).save_weights(drawn)
@@ -127,15 +128,15 @@ def test_poolings_are_ordered(tmp_path: Path, cut: Path) -> None:
 
 
 def test_a_cut_network_is_smaller_and_described(cut: Path, mobilenet: Path) -> None:
-    described = network_files.describe(cut)
+    described = descriptions.describe(cut)
     assert (described.layer, described.dim) == (CUT, 192)
-    assert described.parameters < network_files.describe(mobilenet).parameters
+    assert described.parameters < descriptions.describe(mobilenet).parameters
     assert embeddings(cut).shape == (7, 192)
 
 
 def test_the_seed_decides_the_weights_bit_for_bit(tmp_path: Path, cut: Path) -> None:
     again, other = (network(tmp_path / name, layer=CUT, seed=seed) for name, seed in (("b", 0), ("c", 1)))
-    files = [(folder / network_files.WEIGHTS_FILE).read_bytes() for folder in (cut, again, other)]
+    files = [(folder / descriptions.WEIGHTS_FILE).read_bytes() for folder in (cut, again, other)]
     assert files[0] == files[1] != files[2]
 
 
@@ -181,7 +182,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(LookalikeError, match=r"EfficientNetB0 with a layer more for its own ImageNet weights"):
         backbones.create("EfficientNetB0", "file", broken, "", 0)
     with pytest.raises(LookalikeError, match=r"model\.json does not exist; make it: dvc repro model"):
-        network_files.describe(tmp_path)
+        descriptions.describe(tmp_path)
     # A closed port in place of the internet, whatever this machine can reach; and an empty weights cache.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -191,7 +192,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_layer_that_gives_no_map_is_named() -> None:
     """As the squeezes in EfficientNet's blocks do."""
-    from lookalike.tf import keras
+    from lookalike.networks.keras_setup import keras
 
     pixels = keras.Input((8, 8, 3))
     squeezed = keras.layers.GlobalAveragePooling2D(name="squeeze")(pixels)
@@ -202,7 +203,7 @@ def test_a_layer_that_gives_no_map_is_named() -> None:
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lookalike.tf import tf
+    from lookalike.networks.keras_setup import tf
 
     def too_large(_pixels: Any, training: bool) -> Any:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")  # of itself after ten seconds
@@ -210,7 +211,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(backbones, "load", lambda *_: too_large)
     embedder = tensorflow.load(NONE, 64, 4, "float32")
     message = r"a batch of 4 images of 64 pixels does not fit into the memory of .*; set a smaller extract\.batch_size"
-    with pytest.raises(runtimes.OutOfMemory, match=message):
+    with pytest.raises(registry.OutOfMemory, match=message):
         embedder(PIXELS[:4])
 
 
@@ -219,7 +220,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said(
 ) -> None:
     """Without its libraries it never will; with them it may another time, and its bits would be others."""
     monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA H100"])
-    monkeypatch.setattr("lookalike.tf.tf.config.list_physical_devices", lambda _: [])
+    monkeypatch.setattr("lookalike.networks.keras_setup.tf.config.list_physical_devices", lambda _: [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     on_the_cpu = r"model\.json does not exist"  # it went on, to a network that is not there
     monkeypatch.setattr(tensorflow, "_cuda", list)

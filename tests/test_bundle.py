@@ -12,12 +12,14 @@ from click.testing import Result
 from PIL import Image
 from small_collection import Built, run
 
-from lookalike import bundle, manifest, previews, thumbnails, trust
-from lookalike.errors import LookalikeError
-from lookalike.files import write_json
-from lookalike.gallery import Gallery
-from lookalike.pictures import Pictures
-from lookalike.thumbnails import Missing, Thumbnails
+from lookalike.base import files
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import write_json
+from lookalike.collection import bundle, thumbnails, verify
+from lookalike.collection.collection import Gallery
+from lookalike.collection.picture_search import Pictures
+from lookalike.collection.thumbnails import Missing, Thumbnails
+from lookalike.images import previews
 
 
 def bundled(*more: str) -> Result:
@@ -195,13 +197,13 @@ def test_thumbnails_that_are_not_those_of_the_index_are_named(built: Built, tmp_
     folder.mkdir()
     file = folder / thumbnails.FILE
     thumbnails.write(["red/04.jpg"], lambda path: built.picture(path).read_bytes(), folder, lambda: None)
-    write_json(tmp_path / "thumbnails.json", {"files": manifest.digests(folder)})
+    write_json(tmp_path / "thumbnails.json", {"files": files.digests(folder)})
     shown = Thumbnails(gallery, folder)
     assert Image.open(io.BytesIO(shown.of("red/04.jpg"))).format == "JPEG"
     with pytest.raises(Missing, match=rf"red/03\.jpg: {file} has no picture of it; make the bundle anew: lookalike"):
         shown.of("red/03.jpg")
     file.write_bytes(b"no database")
-    write_json(tmp_path / "thumbnails.json", {"files": manifest.digests(folder)})
+    write_json(tmp_path / "thumbnails.json", {"files": files.digests(folder)})
     with pytest.raises(Missing, match=rf"{file} cannot be read \(file is not a database\); make the bundle anew"):
         Thumbnails(gallery, folder).of("red/04.jpg")
 
@@ -229,7 +231,7 @@ def test_a_server_shows_the_pictures_of_the_bundle_that_is_there_now(built: Buil
     shutil.rmtree(folder)
     folder.mkdir()
     thumbnails.write(gallery.state.names.paths.tolist(), lambda path: b"another", folder, lambda: None)
-    write_json(trust.trace_of(folder), {"files": manifest.digests(folder)})
+    write_json(verify.trace_of(folder), {"files": files.digests(folder)})
     after = stored(gallery.state, gallery.journal, 0, folder)
     assert after.read() == b"another" and after.tag(None) != before.tag(None)
 

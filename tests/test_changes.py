@@ -30,14 +30,16 @@ from msgspec.structs import replace
 from namespaces import read_only, unshared
 from small_collection import write_index
 
-from lookalike import datasets, folding, journal, refine
-from lookalike.errors import LookalikeError
-from lookalike.following import Rebuilt
-from lookalike.gallery import Gallery
-from lookalike.journal import Event
-from lookalike.network import Embedding, Network
-from lookalike.state import Hit
-from lookalike.vectors import on_grid, unit_length
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import on_grid, unit_length
+from lookalike.collection import fold, journal
+from lookalike.collection.collection import Gallery
+from lookalike.collection.hits import Hit
+from lookalike.collection.journal import Event
+from lookalike.collection.live_index import Rebuilt
+from lookalike.datasets import registry
+from lookalike.refinement import refinement
 from proof.patience import patience
 
 D = 24
@@ -45,7 +47,7 @@ STEP = 2**-12 + 1e-6  # of a coordinate: another rounding before the grid may gi
 CLOSE = 3e-4  # of a cosine, likewise, or float16 decoded by another way
 ONE = Embedding(Network("B", "random", "", "avg", D, 1, "one"), 32, "pad")
 LABELS = ["ant", "bee", "cat", ""]
-RAW = to_builtins(refine.OFF)
+RAW = to_builtins(refinement.OFF)
 REFINED = {"power": 0.5, "pca": 12, "whiten": 0.5, "augment": 5, "expand": 4, "alpha": 1, "rerank": 0}
 UNEXPANDED = REFINED | {"expand": 0}  # then a hit's cosine is the projected query's, to check by hand
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -173,7 +175,7 @@ class Model:
         """The vector that an image should be given."""
         query = self.refinement.project(raw[np.newaxis])[0]
         neighbours = self.nearest(query, max(self.refinement.settings.augment - 1, 0), but=path)
-        return self.drawn_to(query, neighbours, refine.JOIN_WEIGHT)
+        return self.drawn_to(query, neighbours, refinement.JOIN_WEIGHT)
 
     def check(
         self, hits: list[Hit], query: np.ndarray, k: int, least: float, label: str | None, but: str = ""
@@ -910,13 +912,13 @@ def test_a_picture_whose_embedding_is_gone_is_not_left_out_in_silence(tmp_path: 
 # --- folding: more of it in test_cli.py --------------------------------------------------------------------------
 
 
-def photos_with_tables(folder: Path, labels: str, tags: str) -> tuple[datasets.Settings, Path]:
+def photos_with_tables(folder: Path, labels: str, tags: str) -> tuple[registry.Settings, Path]:
     """An own folder with one picture, new/a.png, a CSV of labels, and a CSV of tags beside the folder."""
     (folder / "photos/new").mkdir(parents=True)
     (folder / "photos/new/a.png").write_bytes(b"their own")
     (folder / "photos/labels.csv").write_text(labels)
     (folder / "tags.csv").write_text(tags)
-    settings = datasets.Settings(dataset="folder", folder=str(folder / "photos"), labels="labels.csv", url="",
+    settings = registry.Settings(dataset="folder", folder=str(folder / "photos"), labels="labels.csv", url="",
                                  checksum="", exclude=[], limit_per_class=0)  # fmt: skip
     return settings, folder / "tags.csv"
 
@@ -929,10 +931,10 @@ def test_fold_keeps_the_lines_of_a_file_that_it_keeps(built: Built, tmp_path: Pa
     for path in ("new/a.png", "new/b.png"):
         add(gallery, path, 1, "new")
         gallery.remove([path])
-    done = folding.fold(gallery, settings, tags_file)
+    done = fold.fold(gallery, settings, tags_file)
     assert (tmp_path / "photos/new/a.png").read_bytes() == b"their own"
     assert ((tmp_path / "photos/labels.csv").read_text(), tags_file.read_text()) == (labels, tags)
-    assert done == folding.Folded(written=0, removed=0)  # of new/b.png there was never a file
+    assert done == fold.Folded(written=0, removed=0)  # of new/b.png there was never a file
 
 
 def test_fold_writes_where_no_folder_can_be_opened(
@@ -943,7 +945,7 @@ def test_fold_writes_where_no_folder_can_be_opened(
     gallery = built.open(changes)
     add(gallery, "new/b.png", 1, "new")
     monkeypatch.delattr(os, "O_DIRECTORY")
-    assert folding.fold(gallery, settings) == folding.Folded(written=1, removed=0)
+    assert fold.fold(gallery, settings) == fold.Folded(written=1, removed=0)
     assert (tmp_path / "photos/new/b.png").read_bytes() == b"picture 1"
 
 
@@ -954,7 +956,7 @@ def test_fold_counts_the_files_that_it_takes_out(built: Built, tmp_path: Path, c
     taken.write_bytes(b"indexed")
     gallery = built.open(changes)
     gallery.remove(built.paths[:2])  # the second one's file is gone already
-    assert folding.fold(gallery, settings) == folding.Folded(written=0, removed=1)
+    assert fold.fold(gallery, settings) == fold.Folded(written=0, removed=1)
     assert not taken.exists()
 
 
@@ -971,7 +973,7 @@ def test_fold_leaves_other_columns_as_they_are_and_the_tables_on_disk(
     gallery.remove([path])
     synced, real = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino) or real(number))
-    folding.fold(gallery, settings, tags_file)
+    fold.fold(gallery, settings, tags_file)
     table = tmp_path / "photos/labels.csv"
     assert table.read_text() == ',path,label,\n0,new/a.png,x,y\n,new/b.png,"a, b",\n'
     assert tags_file.read_text() == ",path,text,\n1,new/a.png,blue,z\n"

@@ -27,9 +27,10 @@ from conftest import POSIX, Project, copy_project, picture
 from msgspec import convert
 from test_pipeline import small
 
-from lookalike import cli, datasets
+from lookalike import cli
+from lookalike.collection.journal import Event, Journal
+from lookalike.datasets import registry
 from lookalike.datasets.folder import labels_of
-from lookalike.journal import Event, Journal
 
 pytestmark = pytest.mark.slow  # DVC, and a process a command
 
@@ -103,9 +104,9 @@ class Home:
     def events(self) -> list[Event]:
         return Journal(self.folder / "data/changes").events()
 
-    def settings(self) -> datasets.Settings:
+    def settings(self) -> registry.Settings:
         content = yaml.safe_load((self.folder / "params.yaml").read_text())["download"]
-        return convert(content | {"folder": str(self.photos)}, datasets.Settings)
+        return convert(content | {"folder": str(self.photos)}, registry.Settings)
 
     def with_csv(self) -> Path:
         """Say the same labels by a CSV, with a third column, in another order."""
@@ -528,7 +529,7 @@ def processes() -> None:
     here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
-        CONTEXT.set_forkserver_preload(["test_cli", "lookalike.folding", "lookalike.pictures"])
+        CONTEXT.set_forkserver_preload(["test_cli", "lookalike.collection.fold", "lookalike.collection.picture_search"])
         process = CONTEXT.Process(target=int)
         process.start()
         process.join()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.collection import (
+from lookalike.artifacts.arrays import (
     ArrayWriter,
     Collection,
     Images,
@@ -17,7 +17,7 @@ from lookalike.collection import (
     load_images,
     save_strings,
 )
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 
 def write_features(folder: Path, features: np.ndarray, paths: list[str], labels: list[str]) -> Path:

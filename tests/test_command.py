@@ -11,9 +11,9 @@ from conftest import ROOT
 from PIL import Image
 from small_collection import REFINE, Built, coloured, run, write_index
 
-from lookalike.grid import SIDE
-from lookalike.network import load_embedding
-from lookalike.pictures import MAX_PIXELS, Pictures
+from lookalike.artifacts.descriptions import load_embedding
+from lookalike.cli.grid import SIDE
+from lookalike.collection.picture_search import MAX_PIXELS, Pictures
 
 
 def test_it_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,24 +16,24 @@ from conftest import picture
 from msgspec import convert
 from PIL import Image
 
-from lookalike import datasets
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
+from lookalike.datasets import registry
 
 
-def settings(**changes: Any) -> datasets.Settings:
+def settings(**changes: Any) -> registry.Settings:
     values = {"dataset": "digits", "folder": "data/none", "labels": "", "url": "", "checksum": "",
               "exclude": ["BACKGROUND_Google"], "limit_per_class": 0}  # fmt: skip
-    return convert(values | changes, datasets.Settings)
+    return convert(values | changes, registry.Settings)
 
 
 def listed(**changes: Any) -> dict[str, str]:
-    return {str(item.path): item.label for item in datasets.items(settings(**changes))}
+    return {str(item.path): item.label for item in registry.items(settings(**changes))}
 
 
 def test_digits_are_scikit_learns() -> None:
     from sklearn.datasets import load_digits
 
-    items = list(datasets.items(settings()))
+    items = list(registry.items(settings()))
     assert len(items) == 1797
     assert [int(item.label) for item in items] == load_digits().target.tolist()
     image = np.asarray(Image.open(io.BytesIO(items[0].content)))
@@ -195,7 +195,7 @@ def test_caltech101_is_read_from_the_nested_archive(tmp_path: Path) -> None:
     source = caltech_like(tmp_path / "c.zip", names)
     assert listed(dataset="caltech101", **source) == {"ant/image_0001.jpg": "ant", "ant/image_0002.jpg": "ant"}
     assert len(listed(dataset="caltech101", **source, exclude=[])) == 3
-    assert source["checksum"] in datasets.origin(settings(dataset="caltech101", **source))
+    assert source["checksum"] in registry.origin(settings(dataset="caltech101", **source))
 
 
 def test_a_mirror_needs_a_checksum(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from conftest import ROOT, picture
 from hostile_pictures import many_scans
 from small_collection import Built
 
-from lookalike import decoding, decoding_process, images
-from lookalike.decoding import Decoder, Decoders, TooSlowError
-from lookalike.errors import LookalikeError
-from lookalike.images import ImageError
+from lookalike.base.errors import LookalikeError
+from lookalike.images import decode, decoder_process, parallel
+from lookalike.images import decoder as decoding
+from lookalike.images.decode import ImageError
+from lookalike.images.decoder import Decoder, Decoders, TooSlowError
 
 LIMIT = 0.4  # of a core, in seconds, in place of 5
 TOO_LONG = f"decoding took more than {LIMIT:g} seconds of a core"
@@ -99,7 +100,7 @@ def test_a_decoder_that_hangs_is_ended_too() -> None:
 
 def test_where_a_process_cannot_limit_itself_the_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows."""
-    monkeypatch.setattr(decoding_process, "LIMITS", False)
+    monkeypatch.setattr(decoder_process, "LIMITS", False)
     monkeypatch.setattr(decoding, "SECONDS", 1000)
     decoder = Decoder()
     with pytest.raises(TooSlowError, match="decoding took more than 1 seconds"):
@@ -129,7 +130,7 @@ def test_one_that_died_in_idleness_is_replaced() -> None:
 
 
 def test_one_that_cannot_begin_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_process, "__name__", "lookalike.no_such_module")
+    monkeypatch.setattr(decoder_process, "__name__", "lookalike.no_such_module")
     with pytest.raises(LookalikeError, match=r"lookalike\.no_such_module ended as it began, exit status 1"):
         Decoder().run(misbehaving.double, 1)
 
@@ -156,7 +157,7 @@ def test_memory_of_a_decoder_does_not_grow(tmp_path: Path) -> None:
     decoder, sizes = Decoder(), []
     monkey = [many_scans(0, side) for side in (500, 1000, 1500)]
     for number in range(45):
-        decoder.run(images.square, monkey[number % 3], 64, "pad", 10**7)
+        decoder.run(decode.square, monkey[number % 3], 64, "pad", 10**7)
         if number in (8, 44):
             sizes.append(decoder.run(misbehaving.memory, 0))
     decoder.close()
@@ -182,7 +183,7 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
         paths.append(path)
     paths[7].write_bytes(b"broken")
     paths[21].write_bytes(slow_picture())
-    one, two = (list(decoding.decode_files(paths, 32, "crop", 10**8, workers)) for workers in (1, 2))
+    one, two = (list(parallel.decode_files(paths, 32, "crop", 10**8, workers)) for workers in (1, 2))
     assert [d.sha256 for d in one] == [d.sha256 for d in two] == [sha256(p.read_bytes()).hexdigest() for p in paths]
     assert [d.reason for d in one] == [d.reason for d in two]
     assert {number: d.reason for number, d in enumerate(one) if d.pixels is None} == {
@@ -191,23 +192,23 @@ def test_many_workers_give_what_one_gives_in_order(tmp_path: Path) -> None:
     for path, a, b in zip(paths, one, two, strict=True):
         if a.pixels is not None:
             assert np.array_equal(a.pixels, b.pixels)
-            assert a.square == images.square(path.read_bytes(), 32, "crop", 10**8)
+            assert a.square == decode.square(path.read_bytes(), 32, "crop", 10**8)
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"a\.png"):
-        list(decoding.decode_files([tmp_path / "a.png"], 32, "pad", 100))
+        list(parallel.decode_files([tmp_path / "a.png"], 32, "pad", 100))
 
 
 DECODE = """
 import itertools, pathlib, sys, threading
 sys.path.insert(0, sys.argv[2])
 import misbehaving
-from lookalike import decoding
+from lookalike.images import decoder as decoding, parallel
 decoder = decoding.Decoder()
 threading.Thread(target=decoder.run, args=(misbehaving.burn, 1)).start()
 paths = [pathlib.Path(sys.argv[1])] * 100_000
-for decoded in itertools.islice(decoding.decode_files(paths, 32, "pad", 10_000, workers=2), 1):
+for decoded in itertools.islice(parallel.decode_files(paths, 32, "pad", 10_000, workers=2), 1):
     print("decoded", flush=True)
     input()  # in the loop: the decoders are there
 """
@@ -233,8 +234,8 @@ def test_no_decoder_outlives_a_killed_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pictures_go_on_after_one_that_takes_too_long(built: Built) -> None:
-    from lookalike.pictures import Pictures
-    from lookalike.ui.opened import query_from
+    from lookalike.collection.picture_search import Pictures
+    from lookalike.ui.session import query_from
 
     opened = Pictures(*(built.folder / name for name in ("index", "model", "changes")))
     for ask in (opened.embed, lambda content: opened.search(content, 1), lambda content: opened.add("a", "", content)):

@@ -11,7 +11,7 @@ import yaml
 from import_graph import ROOT
 from test_pipeline import RE_RUN
 
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 from proof import effects, effects_page, small
 from proof.bench import GIVEN, Bench
 

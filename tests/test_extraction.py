@@ -24,14 +24,19 @@ from conftest import LINUX, POSIX, Project, copy_project, killed_until_through
 from namespaces import read_only, unshared
 from small_collection import Built
 
-from lookalike import backbones, batch_size, cache, caches, calibration, embedding_cache, quantization, runtimes
-from lookalike.collection import ArrayWriter
-from lookalike.company import Composer, company_of
-from lookalike.embedding import Extractor, embed
-from lookalike.embedding_cache import EmbeddingCache, Recipe
-from lookalike.errors import LookalikeError
-from lookalike.network import describe
-from lookalike.tf import usable
+from lookalike.artifacts.arrays import ArrayWriter
+from lookalike.artifacts.descriptions import describe
+from lookalike.base import user_cache
+from lookalike.base.errors import LookalikeError
+from lookalike.cli import cache, calibration
+from lookalike.extraction import batch_size
+from lookalike.extraction import cache as embedding_cache
+from lookalike.extraction.cache import EmbeddingCache, Recipe
+from lookalike.extraction.company import Composer, company_of
+from lookalike.extraction.extractor import Extractor, embed
+from lookalike.networks import backbones
+from lookalike.networks.keras_setup import usable
+from lookalike.runtimes import quantization, registry
 from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
@@ -105,7 +110,7 @@ def test_a_row_does_not_depend_on_its_company(
     if layer:
         ways += [("openvino", "int8")]
         ways += [("tensorflow", "bfloat16")] * usable("bfloat16")
-        ways += [("openvino", "bfloat16")] * ("bfloat16" in runtimes.openvino.usable())
+        ways += [("openvino", "bfloat16")] * ("bfloat16" in registry.openvino.usable())
     found = {}
     for runtime, precision in ways:
         extractor = Extractor(runtime, folder, 64, 8, precision, tmp_path / "calibration.npy")
@@ -209,13 +214,13 @@ def test_places_are_mostly_filled() -> None:
 def test_auto_is_a_gpu_where_a_runtime_sees_one(
     gpu, libraries, seen, precision, expected, said, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("lookalike.machine.gpu_names", lambda: gpu)
-    monkeypatch.setattr(runtimes.tensorflow, "_cuda", lambda: libraries)
-    monkeypatch.setattr("lookalike.tf.tf.config.list_physical_devices", lambda _: ["GPU:0"] * seen)
+    monkeypatch.setattr("lookalike.base.machine.gpu_names", lambda: gpu)
+    monkeypatch.setattr(registry.tensorflow, "_cuda", lambda: libraries)
+    monkeypatch.setattr("lookalike.networks.keras_setup.tf.config.list_physical_devices", lambda _: ["GPU:0"] * seen)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert runtimes.chosen("auto", precision) == expected
+    assert registry.chosen("auto", precision) == expected
     assert re.search(said, capsys.readouterr().err)
-    assert runtimes.chosen("tensorflow", precision) == "tensorflow"
+    assert registry.chosen("tensorflow", precision) == "tensorflow"
 
 
 @pytest.mark.parametrize(
@@ -234,15 +239,15 @@ def test_auto_is_a_gpu_where_a_runtime_sees_one(
 def test_openvino_runs_the_network_that_keras_runs(tmp_path: Path, backbone, layer, pooling, dim) -> None:
     """One of each kind, as many layers as have each operation; whole networks above."""
     folder = make(tmp_path / "m", backbone, layer, pooling)
-    agree(*(runtimes.runtime(name).load(folder, 64, 4, "float32")(PIXELS[:4]) for name in runtimes.RUNTIMES), dim)
+    agree(*(registry.runtime(name).load(folder, 64, 4, "float32")(PIXELS[:4]) for name in registry.RUNTIMES), dim)
 
 
 def test_with_its_mirror_image_an_embedding_is_the_mean_of_both(tmp_path: Path) -> None:
     """And the same for the mirror image; another network by its fingerprint, so that a search is not asked with it."""
     layer = "block_6_expand_relu"  # before random weights have made everything alike
     plain, mirrored = make(tmp_path / "p", layer=layer), make(tmp_path / "m", layer=layer, mirror=True)
-    for name in runtimes.RUNTIMES:
-        alone, both = (runtimes.runtime(name).load(folder, 64, 4, "float32") for folder in (plain, mirrored))
+    for name in registry.RUNTIMES:
+        alone, both = (registry.runtime(name).load(folder, 64, 4, "float32") for folder in (plain, mirrored))
         pixels, other = PIXELS[:4], np.ascontiguousarray(PIXELS[:4, :, ::-1])
         expected = (np.array(alone(pixels)) + np.array(alone(other))) / 2
         assert np.abs(np.array(alone(pixels)) - expected).max() > 1e-3 * np.abs(expected).max()
@@ -254,10 +259,10 @@ def test_with_its_mirror_image_an_embedding_is_the_mean_of_both(tmp_path: Path) 
 
 def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", "NASNetMobile", "normal_concat_3")
-    for name in runtimes.RUNTIMES:
+    for name in registry.RUNTIMES:
         with pytest.raises(LookalikeError, match=r"NASNetMobile takes pictures of 224 pixels a side only, .* is 64"):
-            runtimes.runtime(name).load(folder, 64, 1, "float32")
-    assert runtimes.openvino.load(folder, 224, 1, "float32")(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 264)
+            registry.runtime(name).load(folder, 64, 1, "float32")
+    assert registry.openvino.load(folder, 224, 1, "float32")(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 264)
 
 
 def test_conversion_and_quantisation_give_the_same_bytes_again(tmp_path: Path, cache_folder: Path) -> None:
@@ -272,7 +277,7 @@ def test_conversion_and_quantisation_give_the_same_bytes_again(tmp_path: Path, c
     assert quantization.quantized(one, 64, tmp_path / "c.npy").with_suffix(".bin").read_bytes() == weights
 
 
-@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@pytest.mark.parametrize("runtime", registry.RUNTIMES)
 def test_cold_resumed_and_cached_agree_bit_for_bit(small: Path, cache_folder: Path, runtime) -> None:
     """Whatever part of the images the cache knows, in whatever order they were asked, with twins among them."""
     draw = random.Random(0)
@@ -472,7 +477,7 @@ WRITE = """
 import sys; sys.path[:0] = [{here!r}, {root!r}]
 import numpy as np
 from cache_rows import RECIPE
-from lookalike import stage
+from lookalike.base import script
 from lookalike.embedding_cache import EmbeddingCache, Recipe
 def main():
     with EmbeddingCache(RECIPE, lambda text: print('told:', text)) as cache:
@@ -480,7 +485,7 @@ def main():
             cache.put(number.to_bytes(32, 'big'), np.zeros(3, np.float32))
             if number % 500 == 0: cache.commit()
         print('to the end')
-stage.run('extract', main)
+script.run('extract', main)
 """
 
 
@@ -587,10 +592,10 @@ def test_the_batch_grows_while_that_pays_and_fits(
     clock, loaded = [0.0], []
     monkeypatch.setattr(batch_size, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def load(size: int) -> runtimes.Embedder:
+    def load(size: int) -> registry.Embedder:
         def run(batch: np.ndarray) -> np.ndarray:
             if len(batch) > room:
-                raise runtimes.OutOfMemory(f"a batch of {len(batch)} images does not fit")
+                raise registry.OutOfMemory(f"a batch of {len(batch)} images does not fit")
             clock[0] += max(1.0, len(batch) / fastest)
             return batch
 
@@ -604,20 +609,20 @@ def test_the_batch_grows_while_that_pays_and_fits(
 
 
 def test_a_device_too_small_for_any_batch_is_said(cache_folder: Path) -> None:
-    def load(size: int) -> runtimes.Embedder:
-        raise runtimes.OutOfMemory(f"a batch of {size} images does not fit")
+    def load(size: int) -> registry.Embedder:
+        raise registry.OutOfMemory(f"a batch of {size} images does not fit")
 
-    with pytest.raises(runtimes.OutOfMemory, match="a batch of 8 images"):
+    with pytest.raises(registry.OutOfMemory, match="a batch of 8 images"):
         batch_size.fastest(RECIPE, load)
     assert not list(cache_folder.rglob("*.json"))
 
 
 def test_what_picks_kernels_is_part_of_the_recipe(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES]
+    before = [Extractor(name, small, 64, 4, "float32").recipe for name in registry.RUNTIMES]
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
-    assert [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES] == before
+    assert [Extractor(name, small, 64, 4, "float32").recipe for name in registry.RUNTIMES] == before
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
-    after = [Extractor(name, small, 64, 4, "float32").recipe for name in runtimes.RUNTIMES]
+    after = [Extractor(name, small, 64, 4, "float32").recipe for name in registry.RUNTIMES]
     assert all(one.fingerprint != other.fingerprint for one, other in zip(before, after, strict=True))
 
 
@@ -715,7 +720,7 @@ def test_a_run_from_the_cache_loads_no_network(digits: Project) -> None:
 
 
 def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
-    command = ("python", "-m", "lookalike.calibration", "data/processed", "data/calibration.npy", "--images", "40")
+    command = ("python", "-m", "lookalike.cli.calibration", "data/processed", "data/calibration.npy", "--images", "40")
     digits.run(*command)
     again = digits.run(*command, check=False)
     assert again.returncode == 1 and "data/calibration.npy exists; it is frozen" in again.stderr
@@ -765,13 +770,13 @@ def test_mistakes_are_named(digits: Project, change: dict, message: str) -> None
 
 def test_a_precision_that_the_processor_lacks(small: Path) -> None:
     """float16 or bfloat16, whichever this processor has no instructions for; every known one lacks one of them."""
-    lacking = [name for name in ("float16", "bfloat16") if name not in runtimes.openvino.usable()]
+    lacking = [name for name in ("float16", "bfloat16") if name not in registry.openvino.usable()]
     if not lacking:
         pytest.skip("this processor has both")
     with pytest.raises(
         LookalikeError, match=rf"extract.precision is {lacking[0]}, for which this processor .*one of f"
     ):
-        runtimes.openvino.load(small, 64, 1, lacking[0])
+        registry.openvino.load(small, 64, 1, lacking[0])
 
 
 @pytest.mark.parametrize("broken", ["network.xml", "network.bin"])
@@ -780,7 +785,7 @@ def test_a_network_that_was_cut_off_is_named(built: Built, broken: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     message = r"data/model/network\.xml cannot be run at preprocess\.image_size 32: .*dvc repro --force model"
     with pytest.raises(LookalikeError, match=message) as caught:
-        runtimes.openvino.load(built.folder / "model", 32, 1, "float32")
+        registry.openvino.load(built.folder / "model", 32, 1, "float32")
     assert "\n" not in str(caught.value)
 
 
@@ -817,7 +822,7 @@ def test_the_fastest_batch_size_is_found_once(digits: Project) -> None:
     assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
 
 
-@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@pytest.mark.parametrize("runtime", registry.RUNTIMES)
 @LINUX
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, small: Path, runtime) -> None:
     """Peak memory of the stage at some thousands of images of 32 pixels, and at ten times as many, within 10 %."""
@@ -849,24 +854,24 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, small: P
 def test_the_cache_is_listed_and_pruned(digits: Project) -> None:
     digits.run(*EXTRACT)
     root = Path(digits.environment["LOOKALIKE_CACHE"])
-    listed = digits.run("python", "-m", "lookalike.cache").stdout
+    listed = digits.run("python", "-m", "lookalike.cli.cache").stdout
     assert re.search(
         r"MB  \d{4}-\d\d-\d\d  embeddings  600 images by MobileNetV2 block_6_expand_relu avg 64 float32 32", listed
     )
     assert f"kept in {root}" in listed
-    wrong = digits.run("python", "-m", "lookalike.cache", "prune", check=False)
+    wrong = digits.run("python", "-m", "lookalike.cli.cache", "prune", check=False)
     assert wrong.returncode == 2 and "prune needs --unused-for DAYS" in wrong.stderr
-    digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1", "--keep-gb", "1")
+    digits.run("python", "-m", "lookalike.cli.cache", "prune", "--unused-for", "1", "--keep-gb", "1")
     assert known(digits.run(*EXTRACT)) == (COUNT, COUNT)
     file = next(root.glob("embeddings/*.sqlite"))
     os.utime(file, (0, time.time() - 2 * 86_400))
-    deleted = digits.run("python", "-m", "lookalike.cache", "prune", "--unused-for", "1").stdout
+    deleted = digits.run("python", "-m", "lookalike.cli.cache", "prune", "--unused-for", "1").stdout
     assert "600 images" in deleted and not file.exists()
     assert known(digits.run(*EXTRACT)) == (COUNT, 0)
     for option in ("--unused-for", "--keep-gb"):
-        wrong = digits.run("python", "-m", "lookalike.cache", "prune", option, "-1", check=False)
+        wrong = digits.run("python", "-m", "lookalike.cli.cache", "prune", option, "-1", check=False)
         assert wrong.returncode == 2 and f"{option} is -1; choose 0 or more" in wrong.stderr
-    digits.run("python", "-m", "lookalike.cache", "prune", "--keep-gb", "0")
+    digits.run("python", "-m", "lookalike.cli.cache", "prune", "--keep-gb", "0")
     assert not list(root.glob("embeddings/*"))
 
 
@@ -925,7 +930,7 @@ def test_mistakes_in_setting_images_apart_are_named(
 
 
 def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert caches.folder("embeddings") == tmp_path / "cache/embeddings"
+    assert user_cache.folder("embeddings") == tmp_path / "cache/embeddings"
     monkeypatch.delenv("LOOKALIKE_CACHE")
-    assert caches.folder("embeddings").parts[-2:] == ("lookalike", "embeddings")
+    assert user_cache.folder("embeddings").parts[-2:] == ("lookalike", "embeddings")
     assert embedding_cache.FORMAT == 1

@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 from namespaces import need_namespaces
 
-from lookalike import report, stage
-from lookalike.errors import LookalikeError
+from lookalike.base import script
+from lookalike.base.errors import LookalikeError
+from lookalike.report import page
 from proof import kills
 from proof.kills import Event
 from proof.patience import patience
@@ -88,7 +89,7 @@ def test_an_interrupted_stage_ends_as_a_shell_expects_and_says_nothing(capsys: p
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
-        stage.run("index", main)
+        script.run("index", main)
     assert ended.value.code == 128 + signal.SIGINT
     assert capsys.readouterr() == ("", "")
 
@@ -96,7 +97,7 @@ def test_an_interrupted_stage_ends_as_a_shell_expects_and_says_nothing(capsys: p
 def test_a_trace_that_was_cut_off_is_named(tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text('{"dataset": "dig')
     with pytest.raises(LookalikeError, match=r"raw.json is no trace of a stage; make it anew: dvc repro"):
-        report.write_evaluation(tmp_path, {}, {}, tmp_path)
+        page.write_evaluation(tmp_path, {}, {}, tmp_path)
 
 
 def test_a_machine_without_strace_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

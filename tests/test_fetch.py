@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike import caches
-from lookalike.errors import LookalikeError
-from lookalike.fetch import fetch, parse_checksum, safe_path, tar_files
+from lookalike.base import user_cache
+from lookalike.base.errors import LookalikeError
+from lookalike.datasets.archive import safe_path, tar_files
+from lookalike.datasets.download import fetch, parse_checksum
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -99,7 +100,7 @@ def status(code: int) -> Answer:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-    yield caches.folder("downloads")
+    yield user_cache.folder("downloads")
 
 
 def get(url: str, checksum: str = CHECKSUM) -> Path:
@@ -331,7 +332,7 @@ def test_it_fails_in_one_line_and_keeps_nothing_wrong(case: str, cache: Path) ->
 def test_a_body_without_end_does_not_fill_the_disk(
     headers: dict[str, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.fetch.LARGEST", 5_000_000)
+    monkeypatch.setattr("lookalike.datasets.download.LARGEST", 5_000_000)
     piece = bytes(1_000_000)
     body = chunked(piece, end=False) if "Transfer_Encoding" in headers else piece
     with Server(sends(200, body, endless=True, **headers)) as server:
@@ -342,7 +343,7 @@ def test_a_body_without_end_does_not_fill_the_disk(
 
 
 def test_a_slow_drip_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.fetch.WINDOW", 0.3)
+    monkeypatch.setattr("lookalike.datasets.download.WINDOW", 0.3)
     with Server(sends(200, b"x", pause=0.02, endless=True, Content_Length=LENGTH)) as server:
         with pytest.raises(LookalikeError, match=r"fewer than 1,000 bytes a second .* \(tried 3 times\)"):
             get(server.url)
@@ -350,7 +351,7 @@ def test_a_slow_drip_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_quick_beginning_does_not_pay_for_a_slow_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.fetch.WINDOW", 0.1)
+    monkeypatch.setattr("lookalike.datasets.download.WINDOW", 0.1)
     drip = [b"x"] * 30_000  # ten minutes; then it ends, which would be another message
     with Server(sends(200, CONTENT[:1_000_000], *drip, pause=0.02, Content_Length=LENGTH)) as server:
         with pytest.raises(LookalikeError, match=r"fewer than 1,000 bytes a second .* \(tried 1 times\); 1,000,0"):
@@ -358,7 +359,7 @@ def test_a_quick_beginning_does_not_pay_for_a_slow_rest(monkeypatch: pytest.Monk
 
 
 def test_a_silent_server_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.fetch.TIMEOUT", (60, 0.2))
+    monkeypatch.setattr("lookalike.datasets.download.TIMEOUT", (60, 0.2))
     for silent in (lambda *_: time.sleep(60), sends(200, b"x", b"y", pause=60, Content_Length=LENGTH)):
         with Server(silent) as server, pytest.raises(LookalikeError, match=r"no answer in time \(tried 3 times\)"):
             get(server.url)

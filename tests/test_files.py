@@ -11,7 +11,7 @@ import pytest
 from conftest import POSIX, ROOT
 from namespaces import unshared
 
-from lookalike import files
+from lookalike.base import files
 
 KILLED = """
 import os, signal, sys
@@ -57,7 +57,8 @@ WRITERS = """
 import sys
 from pathlib import Path
 import numpy as np
-from lookalike import files, indexes, stage
+from lookalike.base import files, script
+from lookalike.index import build as indexes
 
 FLAT = indexes.Design(kind="flat", storage="float32")
 def vectors(path): indexes.build(np.eye(64, dtype=np.float32), FLAT).save(path)
@@ -67,11 +68,11 @@ def few_vectors(path):  # so few that they reach the disk only when the file is 
 def array(path): np.save(path, np.ones((64, 64)))
 def text(path): path.write_text("x" * 20_000)
 def weights(path):
-    from lookalike import backbones
+    from lookalike.networks import backbones
     model = backbones.create("MobileNetV2", "random", Path("data/none"), "block_1_expand_relu", 0)
     backbones.save(model, "MobileNetV2", "random", "avg", path.parent)
 def network(path):
-    from lookalike import ov
+    from lookalike.networks import openvino_setup as ov
     node = ov.ov.opset13.constant(np.ones((64, 64), np.float32))
     parameter = ov.ov.opset13.parameter([64, 64], np.float32)
     ov.save(ov.ov.Model([ov.ov.opset13.add(parameter, node)], [parameter]), path.with_suffix(".xml"))
@@ -82,7 +83,7 @@ def main():
         with (target.parent / "ballast").open("wb", buffering=0) as file:
             file.truncate(file.write(bytes(8 << 20)) - 8192)  # it wrote as much as there was room for
         globals()[sys.argv[1]](folder / "a.npy")
-stage.run("index", main)
+script.run("index", main)
 """
 
 

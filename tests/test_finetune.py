@@ -20,18 +20,20 @@ from import_graph import project_files, sections_read
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from lookalike import params, protocol, runtimes
-from lookalike.collection import Images, load_images
-from lookalike.errors import LookalikeError
-from lookalike.files import write_json
-from lookalike.finetuning import checkpoint, losses, material, tuning
+from lookalike.artifacts.arrays import Images, load_images
+from lookalike.artifacts.descriptions import Embedding, Network, beside, describe
+from lookalike.base import params
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import write_json
+from lookalike.base.params import UNUSED
+from lookalike.base.vectors import unit_length
+from lookalike.evaluation import protocol
+from lookalike.finetuning import checkpoint, finetune, losses, training_images
+from lookalike.finetuning.augmentation import view
 from lookalike.finetuning.batches import Batches
 from lookalike.finetuning.settings import Settings
-from lookalike.finetuning.views import view
-from lookalike.network import Embedding, Network, beside, describe
-from lookalike.params import UNUSED
-from lookalike.tf import usable
-from lookalike.vectors import unit_length
+from lookalike.networks.keras_setup import usable
+from lookalike.runtimes import registry
 from proof.graph import stages
 
 pytestmark = pytest.mark.slow  # TensorFlow trains networks
@@ -142,7 +144,7 @@ def test_losses_agree_with_a_loop_and_with_a_rotated_copy(name: str, seed: int, 
     ],
 )
 def test_the_loss_is_the_one_that_is_set(name: str, reference: str, value: str) -> None:
-    from lookalike.finetuning.training import loss_of
+    from lookalike.finetuning.trainer import loss_of
 
     codes = np.array([0, 0, 1, 1])
     found = float(loss_of(CIRCLE, codes, changed(**{"loss": name, value: 0.4})))
@@ -212,7 +214,7 @@ def test_no_query_is_trained_on_nor_its_bytes(
     asked = replace(PROTOCOL, seed=seed)
     split = protocol.split(paths, labels, hashes, asked)
     values = {"classes": 2, "images": 2, "held_out_classes": held, "validation": validation, "seed": seed}
-    chosen = material.choose(paths, labels, hashes, asked, changed(**values))
+    chosen = training_images.choose(paths, labels, hashes, asked, changed(**values))
     seen = np.concatenate([chosen.train, chosen.queries, chosen.gallery])
     assert len(chosen.train)
     assert not np.isin(seen, split.queries).any()
@@ -239,14 +241,14 @@ def test_no_query_is_trained_on_nor_its_bytes(
 def test_what_cannot_be_learnt_from_is_said(sizes: dict[str, int], values: dict, message: str) -> None:
     settings = changed(**{"validation": 0.0, "classes": 2, "images": 2} | values)
     with pytest.raises(LookalikeError, match=message) as caught:
-        material.choose(*collection(sizes), PROTOCOL, settings)
+        training_images.choose(*collection(sizes), PROTOCOL, settings)
     assert "\n" not in str(caught.value)
 
 
 def test_leave_one_out_leaves_nothing_to_train_on() -> None:
     settings = replace(PROTOCOL, kind="leave-one-out")
     with pytest.raises(LookalikeError, match="every image is a query, and none is left"):
-        material.choose(*collection({"a": 9, "b": 9}), settings, SETTINGS)
+        training_images.choose(*collection({"a": 9, "b": 9}), settings, SETTINGS)
 
 
 def test_lists_are_obeyed(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_lists_are_obeyed(tmp_path: Path) -> None:
     hashes[3] = hashes[0]
     (tmp_path / "q.txt").write_text("\n".join(paths[[0, 10]]))
     settings = replace(PROTOCOL, kind="lists", queries=str(tmp_path / "q.txt"))
-    chosen = material.choose(paths, labels, hashes, settings, changed(classes=2, images=2, validation=0.2))
+    chosen = training_images.choose(paths, labels, hashes, settings, changed(classes=2, images=2, validation=0.2))
     seen = np.concatenate([chosen.train, chosen.queries])
     assert sorted(seen.tolist()) == [row for row in range(18) if row not in (0, 3, 10)]
 
@@ -263,9 +265,9 @@ def test_a_finished_training_is_another_when_code_changes_that_picks_its_best_ep
     """All that the validation mAP comes from, but what reads, writes, refuses, or makes other figures."""
     idle = {"__init__.py", "errors.py", "files.py", "collection.py", "params.py", "machine.py", "table.py"}
     others = {"protocol.py", "tags.py", "bootstrap.py"}  # rows are in the digest themselves; no words; no intervals
-    used = {Path(name).name for name in project_files(ROOT / "lookalike/evaluation.py")}
-    assert used - idle - others == set(tuning.DECIDES) - {"backbones.py", "tf.py"}
-    assert all((ROOT / "lookalike" / name).is_file() for name in tuning.DECIDES)
+    used = {Path(name).name for name in project_files(ROOT / "lookalike/evaluation/measure.py")}
+    assert used - idle - others == set(finetune.DECIDES) - {"backbones.py", "tf.py"}
+    assert all((ROOT / "lookalike" / name).is_file() for name in finetune.DECIDES)
 
 
 def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
 @pytest.fixture
 def eagerly() -> Iterator[None]:
     """Steps as plain Python: nothing to compile for a network of six weights."""
-    from lookalike.tf import tf
+    from lookalike.networks.keras_setup import tf
 
     tf.config.run_functions_eagerly(True)
     yield
@@ -293,13 +295,13 @@ def test_a_training_that_ends_within_an_epoch_goes_on_behind_its_last_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted in the second of two epochs; no batch is done twice, and the weights are the undisturbed ones'."""
-    from lookalike.finetuning import training
-    from lookalike.tf import keras
+    from lookalike.finetuning import trainer as training
+    from lookalike.networks.keras_setup import keras
 
     monkeypatch.setattr(training, "SAVE_EVERY", -1.0)  # after each batch
     labels, none = np.repeat(["a", "b"], 8), np.zeros(0, np.int64)
     frozen = np.random.default_rng(0).normal(size=(1, 16, 3)).astype(np.float32)
-    chosen = material.Material(np.arange(16), none, none, (), ())
+    chosen = training_images.Material(np.arange(16), none, none, (), ())
     settings = changed(classes=2, images=2, views=1, epochs=2, patience=9, learning_rate=0.1)
 
     def train(folder: Path, most: int) -> tuple[int, bytes]:
@@ -329,8 +331,8 @@ def test_a_training_that_ends_within_an_epoch_goes_on_behind_its_last_batch(
 
 
 def test_a_head_behind_a_pooling_that_has_none_is_refused(tmp_path: Path) -> None:
-    from lookalike.finetuning import parts
-    from lookalike.tf import keras
+    from lookalike.finetuning import cut
+    from lookalike.networks.keras_setup import keras
 
     pixels = keras.Input((None, None, 3))
     model = keras.Model(pixels, keras.layers.Conv2D(4, 1, name="only")(pixels))
@@ -339,7 +341,7 @@ def test_a_head_behind_a_pooling_that_has_none_is_refused(tmp_path: Path) -> Non
     write_json(tmp_path / "model.json", to_builtins(Network("VGG16", "random", "only", "gem", 4, 16, "f")))
     message = r"finetune\.head is true, but a head follows model\.pooling avg or max, not gem; set it to false"
     with pytest.raises(LookalikeError, match=message):
-        parts.cut(tmp_path, "", True, 32)
+        cut.cut(tmp_path, "", True, 32)
 
 
 # ---------------------------------------------------------------- a training
@@ -363,14 +365,14 @@ def here(home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 
 def tune(project: Project, images: Images | None = None, model: Path | None = None, **values):
-    from lookalike.finetuning import tuning
+    from lookalike.finetuning import finetune
 
     images = images or load_images(project.folder / "data/processed")
     settings = params.load(project.folder / "params.yaml", "finetune", Settings)
     settings = changed(settings, **{"epochs": 2, "patience": 9} | values)
-    chosen = material.choose(images.paths, images.labels, images.sha256, PROTOCOL, settings)
+    chosen = training_images.choose(images.paths, images.labels, images.sha256, PROTOCOL, settings)
     rows: list[dict[str, float]] = []
-    return tuning.tune(images, model or project.folder / "data/model", chosen, settings, rows.append), rows
+    return finetune.tune(images, model or project.folder / "data/model", chosen, settings, rows.append), rows
 
 
 def test_no_pixel_of_a_query_reaches_a_weight(here: Project) -> None:
@@ -420,7 +422,7 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
     assert network.weights == "finetuned" and network.dim == expected.shape[1] == 192
     least = 0.99 if values.get("precision") == "bfloat16" else 0.9999
     for runtime in ("openvino",) if values["layer"] else ("openvino", "tensorflow"):
-        embed = runtimes.runtime(runtime).load(tmp_path / "model", 32, len(every), "float32")
+        embed = registry.runtime(runtime).load(tmp_path / "model", 32, len(every), "float32")
         assert (unit_length(embed(np.array(images.pixels))) * expected).sum(axis=1).min() > least, runtime
     start = np.load(here.folder / "data/features/features.npy")
     assert np.abs(unit_length(start) - expected).max() > 1e-4
@@ -430,8 +432,8 @@ def test_the_saved_network_embeds_as_the_trained_one(here: Project, tmp_path: Pa
 def test_a_network_that_looks_at_mirror_images_too_is_trained_and_saved_so(
     here: Project, tmp_path: Path, layer: str
 ) -> None:
-    from lookalike import backbones
-    from lookalike.finetuning import tuning
+    from lookalike.finetuning import finetune
+    from lookalike.networks import backbones
 
     start, saved = tmp_path / "start", tmp_path / "saved"
     for folder in (start, saved):
@@ -444,9 +446,9 @@ def test_a_network_that_looks_at_mirror_images_too_is_trained_and_saved_so(
     assert tuned.save(saved).mirror
     images = load_images(here.folder / "data/processed")
     every, settings = np.arange(len(images.pixels)), changed(flip=True, views=2, layer=layer)
-    expected = {start: tuning.untrained(images, start, settings), saved: tuned.trainer.embed(every)}
+    expected = {start: finetune.untrained(images, start, settings), saved: tuned.trainer.embed(every)}
     for folder, rows in expected.items():
-        found = runtimes.openvino.load(folder, 32, len(every), "float32")(np.array(images.pixels))
+        found = registry.openvino.load(folder, 32, len(every), "float32")(np.array(images.pixels))
         assert (unit_length(np.array(found)) * unit_length(rows)).sum(axis=1).min() > 0.9999
 
 
@@ -473,20 +475,20 @@ def test_a_layer_that_cannot_be_cut_behind_is_named(here: Project, values: dict,
 
 
 def test_a_transformer_is_refused(tmp_path: Path) -> None:
-    from lookalike.finetuning import parts
+    from lookalike.finetuning import cut
 
     write_json(tmp_path / "model.json", to_builtins(Network("dinov2_small", "preset", "x", "cls", 384, 9, "f")))
     with pytest.raises(
         LookalikeError, match="dinov2_small, a vision transformer; finetune trains convolutional networks"
     ):
-        parts.cut(tmp_path, "", True, 224)
+        cut.cut(tmp_path, "", True, 224)
 
 
 def test_weights_of_another_backbone_are_refused(here: Project, tmp_path: Path) -> None:
     """One line, and what was there stays."""
     for name in ("processed", "model"):
         shutil.copytree(here.folder / "data" / name, tmp_path / name)
-    from lookalike import backbones
+    from lookalike.networks import backbones
 
     backbones.create("MobileNet", "random", Path(), "conv_pw_2_relu", 0).save_weights(
         tmp_path / "model/model.weights.h5"

@@ -19,11 +19,11 @@ from hostile_pictures import ENCODINGS, MODES, encoded, flipped, in_mode, orient
 from msgspec import to_builtins
 from PIL import Image
 
-from lookalike import images
 from lookalike.api import guard
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
-from lookalike.images import ImageError
+from lookalike.base.errors import LookalikeError
+from lookalike.collection.collection import Gallery
+from lookalike.images import decode
+from lookalike.images.decode import ImageError
 from proof import fuzz, targets
 from proof.targets import TARGETS, DefectError
 
@@ -91,7 +91,7 @@ def test_every_mode_is_the_picture_it_was(mode: str) -> None:
     image = in_mode(mode)
     if mode == "F":
         with pytest.raises(ImageError, match="no defined range"):
-            images.decode(saved(image, "TIFF"), 10_000)
+            decode.decode(saved(image, "TIFF"), 10_000)
         return
     wanted = photo(0)
     tolerance = {"P": 40, "PA": 40, "LAB": 12, "YCbCr": 6, "HSV": 8}.get(mode, 1)  # of 255: what the mode itself loses
@@ -101,7 +101,7 @@ def test_every_mode_is_the_picture_it_was(mode: str) -> None:
         alpha = np.asarray(photo(1).convert("L"))[..., None] / 255
         wanted = Image.fromarray((np.asarray(wanted) * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
     kind, options = ("WEBP", {"lossless": True}) if mode == "HSV" else ("TIFF", {})
-    found = np.asarray(images.decode(saved(image, kind, **options), 10_000)).astype(int)
+    found = np.asarray(decode.decode(saved(image, kind, **options), 10_000)).astype(int)
     assert np.abs(found - np.asarray(wanted)).mean() <= tolerance
     assert np.abs(found - np.asarray(wanted)).max() <= 6 * tolerance
 
@@ -112,7 +112,7 @@ def test_every_mode_is_the_picture_it_was(mode: str) -> None:
 )
 def test_every_orientation_is_undone_in_every_format(kind: str, options: dict[str, object], orientation: int) -> None:
     upright = photo(0, 64, 48)
-    found = images.decode(oriented(kind, orientation, **options), 10_000)
+    found = decode.decode(oriented(kind, orientation, **options), 10_000)
     assert found.size == upright.size
     assert np.abs(np.asarray(found).astype(int) - np.asarray(upright)).mean() <= (6 if kind == "JPEG" else 0)
 
@@ -120,12 +120,12 @@ def test_every_orientation_is_undone_in_every_format(kind: str, options: dict[st
 def test_an_orientation_in_xmp_is_undone() -> None:
     turned, upright = photo(0, 64, 48).transpose(Image.Transpose.ROTATE_90), photo(0, 64, 48)
     content = saved(turned, "WEBP", lossless=True, xmp=b'<x tiff:Orientation="6"/>')
-    assert np.array_equal(np.asarray(images.decode(content, 10_000)), np.asarray(upright))
+    assert np.array_equal(np.asarray(decode.decode(content, 10_000)), np.asarray(upright))
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_the_undamaged_pictures_are_taken_at_both_doors(name: str) -> None:
-    stored = images.decode(encoded(name), 10_000)
+    stored = decode.decode(encoded(name), 10_000)
     assert np.abs(np.asarray(stored).astype(int) - np.asarray(photo(0))).mean() < 25  # of 255, for 16 colours
     assert np.array_equal(np.asarray(guard.decode(encoded(name), 10_000)), np.asarray(stored))
 
@@ -195,7 +195,7 @@ def test_a_target_takes_its_seeds_and_what_is_cut_from_them(name: str) -> None:
 
 
 def test_a_target_notices_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.images.fit", lambda image, size, how: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr("lookalike.images.decode.fit", lambda image, size, how: np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(DefectError, match=r"uint8 \(1, 1, 3\)"):
         TARGETS["decode"].feed(next(iter(TARGETS["decode"].seeds())))
 

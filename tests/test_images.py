@@ -10,8 +10,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from lookalike import images
-from lookalike.images import ImageError, decode, fit
+from lookalike.images import decode as images
+from lookalike.images.decode import ImageError, decode, fit
 
 LIMIT = 10_000
 

@@ -14,20 +14,20 @@ import pytest
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from lookalike import indexes
-from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.indexes import Design, Index, Sample, base, flat, tuning
-from lookalike.indexes.choose import Wanted, candidates, make_index, predicted_bytes
-from lookalike.indexes.flat import Flat
-from lookalike.indexes.hnsw import Hnsw
-from lookalike.indexes.hnsw import Settings as HnswSettings
-from lookalike.indexes.ivf import Ivf
-from lookalike.indexes.ivf import Settings as IvfSettings
-from lookalike.indexes.storage import quantizer
-from lookalike.indexes.tuning import Tuned, tune
-from lookalike.refine import OFF, Refinement
-from lookalike.vectors import unit_length
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import unit_length
+from lookalike.index import base, build, files, flat, tuning
+from lookalike.index.build import Design, Index, Sample
+from lookalike.index.candidates import Wanted, candidates, make_index, predicted_bytes
+from lookalike.index.flat import Flat
+from lookalike.index.hnsw import Hnsw
+from lookalike.index.hnsw import Settings as HnswSettings
+from lookalike.index.ivf import Ivf
+from lookalike.index.ivf import Settings as IvfSettings
+from lookalike.index.storage import quantizer
+from lookalike.index.tuning import Tuned, tune
+from lookalike.refinement.faiss_setup import faiss
+from lookalike.refinement.refinement import OFF, Refinement
 
 IP = faiss.METRIC_INNER_PRODUCT
 GRAPH = HnswSettings(neighbors=5, ef_construction=30)
@@ -124,7 +124,7 @@ def test_lists_for_a_number_of_vectors() -> None:
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_the_effort_is_in_the_file(kind: str, tmp_path: Path) -> None:
-    built = indexes.build(VECTORS, PLANS[kind]).tuned(2)
+    built = build.build(VECTORS, PLANS[kind]).tuned(2)
     assert built.design == replace(PLANS[kind], effort=2)
     built.save(tmp_path / "i")
     found = faiss.read_index(str(tmp_path / "i"))
@@ -232,7 +232,7 @@ def test_what_is_allowed_decides() -> None:
 @pytest.mark.parametrize("kind", PLANS)
 def test_hits_by_hand(kind: str) -> None:
     """Both ways to be asked, with a filter and without."""
-    index = indexes.build(VECTORS, PLANS[kind])
+    index = build.build(VECTORS, PLANS[kind])
     for k in (4, 20):
         for allowed in (None, np.arange(120) % 2 == 1, np.arange(120) % 5 == 3):
             true = COSINES if allowed is None else np.where(allowed, COSINES, -9)
@@ -244,7 +244,7 @@ def test_hits_by_hand(kind: str) -> None:
 def test_codes_are_compared_as_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Design(kind="ivfpq", storage="int8", lists=3, code_bytes=4, effort=3)
     vectors = vectors_of(400)
-    index = indexes.build(vectors, plan)
+    index = build.build(vectors, plan)
     decoded = index.vectors(np.arange(400))
     cosines, rows = index.search(QUERIES, 4)
     assert cosines == pytest.approx(-np.sort(-(QUERIES @ decoded.T), axis=1)[:, :4], abs=1e-5)
@@ -306,7 +306,7 @@ def test_no_queries_have_no_hits() -> None:
 
 @pytest.mark.parametrize("kind", PLANS)
 def test_vectors_come_back_by_row(kind: str) -> None:
-    index = indexes.build(VECTORS, PLANS[kind])
+    index = build.build(VECTORS, PLANS[kind])
     found = index.vectors(np.array([[0, -1], [119, 1]]))
     assert found == pytest.approx(np.stack([[VECTORS[0], np.zeros(8)], [VECTORS[119], VECTORS[1]]]), abs=1e-6)
 
@@ -553,14 +553,14 @@ def test_an_empty_sample_divides_by_one(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_flat_index_only_rounds() -> None:
     sample = Sample.of(VECTORS, np.arange(5), QUERIES)
-    whole = tune(indexes.build(VECTORS, PLANS["flat"]), sample, 0.5)
+    whole = tune(build.build(VECTORS, PLANS["flat"]), sample, 0.5)
     assert (whole.recall, whole.distances, whole.index.design) == (1, 120, PLANS["flat"])
-    rounded = indexes.build(VECTORS, Design(kind="flat", storage="int8"))
+    rounded = build.build(VECTORS, Design(kind="flat", storage="int8"))
     others = np.arange(120) >= 5
     assert tune(rounded, sample, 0.5).recall == sample.recall(rounded.search(QUERIES, 10, others)[1]) > 0.9
     close, held = unit_length(1 + 0.02 * vectors_of(600, 16)), np.arange(0, 600, 20)
     near = Sample.of(close, held, close[held])
-    rounded_close = indexes.build(close, Design(kind="flat", storage="int8"))
+    rounded_close = build.build(close, Design(kind="flat", storage="int8"))
     rows = rounded_close.search(close[held], 10, ~np.isin(np.arange(600), held))[1]
     assert tune(rounded_close, near, 0.5).recall == near.recall(rows) < 1
     assert near.recall(rows) != near.recall(rounded_close.search(close[held], 10)[1])  # their own rows are left out
@@ -574,14 +574,14 @@ def test_a_flat_index_only_rounds() -> None:
 # --- building and choosing -------------------------------------------------------------------------------------------
 
 
-def settings(**changes: Any) -> indexes.Settings:
+def settings(**changes: Any) -> build.Settings:
     from conftest import NO_TAGS
 
     content = {
         "kind": "auto", "storage": "auto", "target_recall": 0.9, "memory": 0, "threads": 3, "seed": 7,
         "hnsw": to_builtins(GRAPH), "ivf": to_builtins(LISTS), "tags": NO_TAGS, "refine": to_builtins(OFF),
     }  # fmt: skip
-    return convert(content | changes, indexes.Settings)
+    return convert(content | changes, build.Settings)
 
 
 def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,8 +592,8 @@ def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyP
         calls.append(arguments)
         return Tuned(arguments[1], next(recalls), 5.0)
 
-    monkeypatch.setattr(indexes, "build_and_tune", built)
-    tuned, why = indexes.choose(VECTORS, sample, settings(), news.append, print)
+    monkeypatch.setattr(build, "build_and_tune", built)
+    tuned, why = build.choose(VECTORS, sample, settings(), news.append, print)
     assert (tuned.index.kind, tuned.index.storage) == ("ivf", "float16")
     assert why == "what is quicker takes too much or finds too little; 0.0 MB, no limit"
     assert news == [
@@ -605,17 +605,17 @@ def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyP
 
 
 def test_where_none_reaches_it_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "build_and_tune", lambda _, design, *more: Tuned(design, 0.51239, 1.0))
+    monkeypatch.setattr(build, "build_and_tune", lambda _, design, *more: Tuned(design, 0.51239, 1.0))
     with exactly(
         "index.target_recall is 0.9, which no index in question reaches (hnsw, int8: 0.5124), with index.kind hnsw, "
         "index.storage int8, index.memory 4 MB; ask for less, allow more memory (0 for no limit), or set kind and "
         "storage to auto"
     ):
-        indexes.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print, print)
+        build.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print, print)
     with pytest.raises(LookalikeError, match=r"no index in question reaches \(ivf, int8: 0\.5124; flat, float16: 0"):
-        indexes.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), lambda _: None, print)
+        build.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), lambda _: None, print)
     with pytest.raises(LookalikeError, match=r"\(flat, int8: 0\.5124; hnsw, int8: 0\.5124; ivf, int8: 0\.5124; flat"):
-        indexes.choose(VECTORS, None, settings(storage="int8"), lambda _: None, print)
+        build.choose(VECTORS, None, settings(storage="int8"), lambda _: None, print)
 
 
 class Noted(Index):
@@ -644,19 +644,19 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Noted]]:
         made.append(Noted(design, trained=design.kind != "ivf"))
         return made[-1]
 
-    monkeypatch.setattr(indexes, "make_index", make)
-    monkeypatch.setattr(indexes, "BLOCK", 50)
+    monkeypatch.setattr(build, "make_index", make)
+    monkeypatch.setattr(build, "BLOCK", 50)
     yield made
 
 
 def test_vectors_are_added_in_blocks_and_in_order(noted: list[Noted]) -> None:
-    assert indexes.build(VECTORS, PLANS["flat"], threads=2) is noted[0]
+    assert build.build(VECTORS, PLANS["flat"], threads=2) is noted[0]
     *added, finished = noted[0].notes
     assert [rows for _, _, rows, _ in added] == [list(range(50)), list(range(50, 100)), list(range(100, 120))]
     assert all(np.array_equal(block, VECTORS[rows]) and threads == 2 for _, block, rows, threads in added)
     assert finished == ("finish", list(range(120)))
     with exactly("there are no vectors to index"):
-        indexes.build(VECTORS[:0], PLANS["flat"])
+        build.build(VECTORS[:0], PLANS["flat"])
 
 
 @pytest.mark.parametrize("kind, lists, least", [("ivf", 300, 300), ("ivfpq", 20, 256), ("ivfpq", 300, 300)])
@@ -668,8 +668,8 @@ def test_too_few_vectors_for_the_lists_of_a_larger_collection_are_said(kind: Any
         "auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
     )
     with exactly(said):
-        indexes.build(vectors_of(least - 1), design)
-    assert len(indexes.build(vectors_of(least), design)) == least
+        build.build(vectors_of(least - 1), design)
+    assert len(build.build(vectors_of(least), design)) == least
 
 
 @pytest.mark.parametrize("least, lists, count", [(40, 3, 60), (80, 3, 80), (40, 7, 120), (400, 3, 120)])
@@ -677,11 +677,11 @@ def test_what_must_be_trained_sees_a_seeded_sample(
     least: int, lists: int, count: int, noted: list[Noted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 of each list, or the least there may be, or all there are."""
-    monkeypatch.setattr(indexes, "TRAINING", 20)
-    monkeypatch.setattr(indexes, "TRAINING_LEAST", least)
+    monkeypatch.setattr(build, "TRAINING", 20)
+    monkeypatch.setattr(build, "TRAINING_LEAST", least)
     plan = replace(PLANS["ivf"], lists=lists)
     for seed, threads in ((1, 2), (1, 1), (2, 1)):
-        indexes.build(VECTORS, plan, threads, seed)
+        build.build(VECTORS, plan, threads, seed)
     trainings = [index.notes[0] for index in noted]
     assert [(name, threads) for name, _, threads in trainings] == [("train", 2), ("train", 1), ("train", 1)]
     first, again, other = (vectors for _, vectors, _ in trainings)
@@ -703,8 +703,8 @@ def test_what_is_held_back_is_added_after_tuning(
         index.notes.append(("tune", target, faiss.omp_get_max_threads()))
         return "tuned"
 
-    monkeypatch.setattr(indexes, "tune", tuned)
-    assert indexes.build_and_tune(VECTORS, PLANS[kind], sample, 0.7, 2, 5, told.append) == "tuned"
+    monkeypatch.setattr(build, "tune", tuned)
+    assert build.build_and_tune(VECTORS, PLANS[kind], sample, 0.7, 2, 5, told.append) == "tuned"
     notes = noted[0].notes
     added = [row for note in notes if note[0] == "add" for row in note[2]]
     assert all(note[3] == 2 and np.array_equal(note[1], VECTORS[note[2]]) for note in notes if note[0] == "add")
@@ -721,15 +721,15 @@ def test_what_is_held_back_is_added_after_tuning(
 
 
 def test_one_thread_and_no_seed_unless_asked(noted: list[Noted], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "tune", lambda *_: None)
-    monkeypatch.setattr(indexes, "TRAINING_LEAST", 40)
+    monkeypatch.setattr(build, "tune", lambda *_: None)
+    monkeypatch.setattr(build, "TRAINING_LEAST", 40)
     sample = Sample(np.array([3]), QUERIES, QUERIES, VECTORS)
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(2)
     try:
-        indexes.build(VECTORS, replace(PLANS["ivf"], lists=1))
-        indexes.build_and_tune(VECTORS, replace(PLANS["ivf"], lists=1), sample, 0.5)
-        indexes.build(VECTORS, replace(PLANS["ivf"], lists=1), 1, 0)
+        build.build(VECTORS, replace(PLANS["ivf"], lists=1))
+        build.build_and_tune(VECTORS, replace(PLANS["ivf"], lists=1), sample, 0.5)
+        build.build(VECTORS, replace(PLANS["ivf"], lists=1), 1, 0)
     finally:
         faiss.omp_set_num_threads(before)
     assert {note[-1] for index in noted for note in index.notes if note[0] in ("add", "train")} == {1}
@@ -742,10 +742,10 @@ def test_one_thread_and_no_seed_unless_asked(noted: list[Noted], monkeypatch: py
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    index = indexes.build(VECTORS, PLANS["hnsw"])
+    index = build.build(VECTORS, PLANS["hnsw"])
     features = Refinement.fit(VECTORS, OFF)
     paths, labels = np.array([f"{row:03}.png" for row in range(120)]), np.array(["a", "b"] * 60)
-    indexes.save(Tuned(index, 0.98765432, 12.6), "because", features, settings(), paths, labels, tmp_path)
+    files.save(Tuned(index, 0.98765432, 12.6), "because", features, settings(), paths, labels, tmp_path)
     return tmp_path
 
 
@@ -770,7 +770,7 @@ def test_what_cannot_be_written_is_told_in_a_line(tmp_path: Path, monkeypatch: p
     path = tmp_path / "i"
     said = re.escape(f"{path} cannot be written ( {197 * 'x'} y); make room, and run again")
     with pytest.raises(OSError, match=f"^{said}$"):
-        indexes.build(VECTORS, PLANS["flat"]).save(path)
+        build.build(VECTORS, PLANS["flat"]).save(path)
 
 
 @pytest.mark.parametrize("mapped", [None, True, False])
@@ -778,9 +778,9 @@ def test_it_is_opened_as_asked(mapped: bool | None, folder: Path, monkeypatch: p
     flags, opened = [], faiss.read_index
     monkeypatch.setattr(faiss, "read_index", lambda path, flag: flags.append(flag) or opened(path, flag))
     chosen = {} if mapped is None else {"mapped": mapped}
-    index = indexes.open_file(folder, **chosen)
+    index = files.open_file(folder, **chosen)
     assert (index.design, type(index)) == (PLANS["hnsw"], Hnsw)
-    assert indexes.read(folder / "index.faiss", PLANS["hnsw"], **chosen).search(QUERIES, 1)[1].tolist() == (
+    assert files.read(folder / "index.faiss", PLANS["hnsw"], **chosen).search(QUERIES, 1)[1].tolist() == (
         np.argmax(COSINES, axis=1)[:, None].tolist()
     )
     assert flags == [0 if mapped is False else faiss.IO_FLAG_MMAP_IFC] * 2
@@ -791,7 +791,7 @@ def test_what_cannot_be_opened_is_named(folder: Path) -> None:
     path = folder / "index.faiss"
     path.write_bytes(path.read_bytes()[:99])
     with pytest.raises(LookalikeError) as caught:
-        indexes.open_file(folder)
+        files.open_file(folder)
     said = re.fullmatch(
         rf"{re.escape(str(path))} cannot be read \((.+)\); make it anew: {again} \(or fetch it: dvc pull\)",
         str(caught.value),
@@ -807,21 +807,21 @@ def test_of_what_faiss_says_the_end_is_told_in_a_line(folder: Path, monkeypatch:
     monkeypatch.setattr(faiss, "read_index", fail)
     with exactly(f"{folder / 'index.faiss'} cannot be read ( {197 * 'x'} y); make it anew: dvc repro --force index (or "
                  "fetch it: dvc pull)"):  # fmt: skip
-        indexes.open_file(folder)
+        files.open_file(folder)
 
 
 def test_what_is_no_description_is_named(folder: Path) -> None:
     again, description = "dvc repro --force index", folder / "index.json"
     description.write_text("{}")
     with exactly(f"{description} does not describe an index; make it anew: {again}"):
-        indexes.load_plan(folder)
+        files.load_plan(folder)
     description.unlink()
     with exactly(f"{description} does not exist; make it: dvc repro index (or fetch it: dvc pull)"):
-        indexes.load_plan(folder)
+        files.load_plan(folder)
 
 
 def test_a_plan_is_built_as_it_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(indexes, "build", lambda *arguments: asked.append(arguments) or "built")
-    assert indexes.load_plan(folder).build(VECTORS) == "built"
+    monkeypatch.setattr(build, "build", lambda *arguments: asked.append(arguments) or "built")
+    assert files.load_plan(folder).build(VECTORS) == "built"
     assert asked == [(VECTORS, PLANS["hnsw"], 3, 7)]

@@ -17,24 +17,25 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 from tqdm import tqdm
 
-from lookalike import indexes, params, searcher
-from lookalike.collection import save_strings
-from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.indexes import Design, Index, Sample, tuning
-from lookalike.indexes.base import EXACT_K, EXACT_SHARE, TARGET_K
-from lookalike.indexes.choose import SCAN_BYTES, Wanted, candidates, make_index, predicted_bytes
-from lookalike.indexes.hnsw import Settings as HnswSettings
-from lookalike.indexes.ivf import CODES, PER_LIST
-from lookalike.indexes.ivf import Settings as IvfSettings
-from lookalike.indexes.tuning import Tuned, tune
-from lookalike.network import Embedding, Network
-from lookalike.refine import OFF, Refinement
-from lookalike.vectors import on_grid, unit_length
+from lookalike.artifacts.arrays import save_strings
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base import params
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import on_grid, unit_length
+from lookalike.index import build, files, tuning
+from lookalike.index.base import EXACT_K, EXACT_SHARE, TARGET_K
+from lookalike.index.build import Design, Index, Sample
+from lookalike.index.candidates import SCAN_BYTES, Wanted, candidates, make_index, predicted_bytes
+from lookalike.index.hnsw import Settings as HnswSettings
+from lookalike.index.ivf import CODES, PER_LIST
+from lookalike.index.ivf import Settings as IvfSettings
+from lookalike.index.tuning import Tuned, tune
+from lookalike.refinement.faiss_setup import faiss
+from lookalike.refinement.refinement import OFF, Refinement
 from stages import index as index_stage
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULTS = params.load(ROOT / "params.yaml", "index", indexes.Settings)
+DEFAULTS = params.load(ROOT / "params.yaml", "index", build.Settings)
 RAW = replace(DEFAULTS, refine=OFF)
 KINDS = [(kind, storage) for kind in ("flat", "hnsw", "ivf") for storage in ("float32", "float16", "int8")]
 ALL = [*KINDS, ("ivfpq", "int8")]
@@ -64,7 +65,7 @@ def no_news(*_: object) -> None:
 @cache
 def big(kind: str, storage: str) -> Index:
     """Built once: no test changes an index."""
-    return indexes.build(random_vectors(BIG, 16), design(kind, storage))
+    return build.build(random_vectors(BIG, 16), design(kind, storage))
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def test_hits_are_what_exact_search_over_the_stored_vectors_finds(kind: str, sto
     vectors, queries = data.draw(galleries())
     lists = data.draw(st.integers(1, max(1, min(20, len(vectors) // PER_LIST))))
     effort = data.draw(st.integers(1, lists if kind == "ivf" else len(vectors)))
-    index = indexes.build(vectors, design(kind, storage, lists, effort))
+    index = build.build(vectors, design(kind, storage, lists, effort))
     for _ in range(3):
         k, allowed = data.draw(asked(len(vectors)))
         everything = kind == "flat" or (kind == "ivf" and effort == lists)
@@ -170,14 +171,14 @@ def test_hits_among_codes_are_what_exact_search_over_the_decoded_vectors_finds(d
 @pytest.mark.parametrize("count, dim", [(25, 4), (300, 8), (600, 32)])
 def test_a_connected_graph_that_is_walked_whole_misses_nothing(storage: str, count: int, dim: int) -> None:
     plan = Design(kind="hnsw", storage=storage, neighbors=32, ef_construction=100, effort=count)
-    index = indexes.build(random_vectors(count, dim), plan)
+    index = build.build(random_vectors(count, dim), plan)
     check_hits(index, random_vectors(50, dim, seed=1), max(1, count // 20), None, exact=True)
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_a_large_k_and_a_small_filter_are_compared_exactly_and_nothing_else_is(kind: str) -> None:
     count, dim = 2000, 16
-    index = indexes.build(random_vectors(count, dim), design(kind, "float16", lists=40, effort=1))
+    index = build.build(random_vectors(count, dim), design(kind, "float16", lists=40, effort=1))
     queries = random_vectors(30, dim, seed=1)
     large, small = int(EXACT_K * count) + 1, np.arange(count) < EXACT_SHARE * count - 1
     check_hits(index, queries, large, None, exact=True)
@@ -207,7 +208,7 @@ def test_a_graph_of_islands_still_returns_k() -> None:
     centres = random_vectors(250, 16)
     vectors = unit_length(np.repeat(centres, 20, axis=0) + 0.001 * random_vectors(5000, 16, seed=1))
     plan = Design(kind="hnsw", storage="float16", neighbors=4, ef_construction=20, effort=16)
-    index, k = indexes.build(vectors, plan), 100
+    index, k = build.build(vectors, plan), 100
     walked = index.raw.search(centres, k, params=faiss.SearchParametersHNSW(efSearch=k))[1]
     assert (walked < 0).any()  # so the graph does fall apart
     assert not compared_exactly(index, k, np.ones(len(vectors), bool))
@@ -242,13 +243,13 @@ def test_stored_vectors_come_back(kind: str, storage: str, error: float) -> None
 @each_of
 def test_the_same_vectors_give_the_same_bytes(kind: str, storage: str, tmp_path: Path) -> None:
     big(kind, storage).save(tmp_path / "a")
-    indexes.build(random_vectors(BIG, 16), design(kind, storage)).save(tmp_path / "b")
+    build.build(random_vectors(BIG, 16), design(kind, storage)).save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_building_leaves_the_number_of_threads_alone() -> None:
     before = faiss.omp_get_max_threads()
-    indexes.build(random_vectors(10, 8), design("hnsw", "float16"), threads=before + 1)
+    build.build(random_vectors(10, 8), design("hnsw", "float16"), threads=before + 1)
     assert faiss.omp_get_max_threads() == before
 
 
@@ -257,7 +258,7 @@ def test_building_leaves_the_number_of_threads_alone() -> None:
 def test_the_size_is_known_before_building(kind: str, storage: str, neighbors: int) -> None:
     count, dim = 5000, 32
     plan = replace(design(kind, storage, lists=100), neighbors=neighbors, ef_construction=20)
-    size = indexes.build(random_vectors(count, dim), plan).nbytes
+    size = build.build(random_vectors(count, dim), plan).nbytes
     assert abs(predicted_bytes(plan, count, dim) - size) <= 0.05 * size + 4096
 
 
@@ -275,14 +276,14 @@ def clustered() -> tuple[np.ndarray, Sample]:
     return vectors, Sample.of(vectors, held, queries)
 
 
-def wanted(**changes: object) -> indexes.Settings:
+def wanted(**changes: object) -> build.Settings:
     """Settings with a graph that is not too good, so that effort matters."""
     graph = HnswSettings(neighbors=8, ef_construction=40)
     return replace(RAW, hnsw=graph, ivf=IvfSettings(lists=60, code_bytes=8), **changes)
 
 
-def choose(vectors: np.ndarray, sample: Sample, asked_for: indexes.Settings) -> tuple[Tuned, str]:
-    return indexes.choose(vectors, sample, asked_for, no_news, no_news)
+def choose(vectors: np.ndarray, sample: Sample, asked_for: build.Settings) -> tuple[Tuned, str]:
+    return build.choose(vectors, sample, asked_for, no_news, no_news)
 
 
 def recall_by_hand(rows: np.ndarray, vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray) -> float:
@@ -318,7 +319,7 @@ def test_tuning_reaches_the_recall_with_the_least_effort_that_does(
         assert effort == least or recall(effort - 1) < target
         return tuned
 
-    monkeypatch.setattr(indexes, "tune", looked_over)
+    monkeypatch.setattr(build, "tune", looked_over)
     tuned, _ = choose(vectors, sample, wanted(kind=kind, storage="float32", target_recall=target))
     assert tuned.recall >= target
     assert 10 < tuned.distances < len(vectors)
@@ -332,7 +333,7 @@ def test_what_was_held_back_for_tuning_is_in_the_index_in_its_place(kind: str, s
     vectors, built = random_vectors(BIG, 16), big(kind, storage)
     held = np.sort(np.random.default_rng(1).choice(BIG, 500, replace=False))
     sample = Sample.of(vectors, held, vectors[held])
-    tuned = indexes.build_and_tune(vectors, built.design, sample, 0.5)
+    tuned = build.build_and_tune(vectors, built.design, sample, 0.5)
     assert len(tuned.index) == BIG
     everything = np.arange(BIG)
     assert np.array_equal(tuned.index.vectors(everything), built.vectors(everything))
@@ -347,7 +348,7 @@ def test_what_was_held_back_for_tuning_is_in_the_index_in_its_place(kind: str, s
 def test_more_recall_costs_more_comparisons() -> None:
     vectors, sample = clustered()
     plan = design("ivf", "float16", lists=60)
-    costs = [indexes.build_and_tune(vectors, plan, sample, target).distances for target in (0.5, 0.9, 0.99)]
+    costs = [build.build_and_tune(vectors, plan, sample, target).distances for target in (0.5, 0.9, 0.99)]
     assert costs == sorted(costs) and costs[0] < costs[-1]
 
 
@@ -365,7 +366,7 @@ def test_what_misses_the_recall_is_told_and_the_next_is_tried() -> None:
     news: list[str] = []
     asked_for = wanted(kind="auto", storage="int8", target_recall=1.0)
     with pytest.raises(LookalikeError, match=r"\(flat, int8: [\d.]+; hnsw, int8: [\d.]+; ivf, int8: [\d.]+"):
-        indexes.choose(vectors, sample, asked_for, news.append, no_news)
+        build.choose(vectors, sample, asked_for, news.append, no_news)
     assert [line.split(" reaches")[0] for line in news][:2] == ["flat, int8", "hnsw, int8"]
 
 
@@ -400,7 +401,7 @@ def test_the_stage_counts_the_vectors_of_each_kind_that_it_tries(
 
 
 def test_too_little_memory_stops_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "build_and_tune", None)
+    monkeypatch.setattr(build, "build_and_tune", None)
     vectors = random_vectors(20_000, 16)
     sample = Sample.of(vectors, np.arange(5), vectors[:5])
     said = (
@@ -459,7 +460,7 @@ def test_a_flat_index_that_rounds_is_measured_without_what_was_held_back() -> No
     vectors, sample = clustered()
     others = np.ones(len(vectors), bool)
     others[sample.held] = False
-    index = indexes.build(vectors, design("flat", "int8"))
+    index = build.build(vectors, design("flat", "int8"))
     tuned = tune(index, sample, 1.0)
     rows = index.search(sample.queries, 10, others)[1]
     assert 0.9 < tuned.recall < 1.0
@@ -504,11 +505,11 @@ def test_the_nearest_others_are_the_same_however_many_are_compared_at_a_time(
 
 @pytest.mark.parametrize("count", [1, 2, 5, 19, 20, 10_000, 10**6])
 def test_a_sample_leaves_most_images_to_be_found(count: int) -> None:
-    held = indexes.draw(count, seed=0)
+    held = build.draw(count, seed=0)
     assert len(held) == {1: 0, 2: 1, 5: 1, 19: 1, 20: 2}.get(count, 1000)
     assert (np.diff(held) > 0).all()
-    assert np.array_equal(held, indexes.draw(count, seed=0))
-    assert count < 20 or not np.array_equal(held, indexes.draw(count, seed=1))
+    assert np.array_equal(held, build.draw(count, seed=0))
+    assert count < 20 or not np.array_equal(held, build.draw(count, seed=1))
 
 
 @pytest.mark.parametrize("count", [2, 5, 10, 11])
@@ -566,7 +567,7 @@ def test_a_filter_of_another_gallery_is_named(kind: str, storage: str, allowed: 
 @each_of
 def test_nothing_can_be_built_of_no_vectors(kind: str, storage: str) -> None:
     with pytest.raises(LookalikeError, match="there are no vectors"):
-        indexes.build(np.zeros((0, 16), np.float32), design(kind, storage))
+        build.build(np.zeros((0, 16), np.float32), design(kind, storage))
 
 
 @each_of
@@ -578,14 +579,14 @@ def test_nothing_can_be_found_in_an_empty_index(kind: str, storage: str) -> None
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 def test_nothing_can_be_indexed_without_images(kind: str) -> None:
     with pytest.raises(LookalikeError, match="there are no images"):
-        searcher.fit(np.zeros((0, 16), np.float32), replace(RAW, kind=kind))
+        build.fit(np.zeros((0, 16), np.float32), replace(RAW, kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["auto", "flat", "hnsw", "ivf"])
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_a_handful_of_images_is_a_gallery_too(kind: str, count: int) -> None:
     vectors = random_vectors(count, 16)
-    _, tuned, _ = searcher.fit(vectors, replace(RAW, kind=kind))
+    _, tuned, _ = build.fit(vectors, replace(RAW, kind=kind))
     assert tuned.index.search(vectors, count)[1][:, 0].tolist() == list(range(count))
     assert np.allclose(tuned.index.vectors(np.arange(count)), vectors, rtol=0, atol=0.001)
 
@@ -646,7 +647,7 @@ PATHS, LABELS = np.array([f"{row:05}.png" for row in range(BIG)]), np.array(["x"
 
 def save(index: Index, folder: Path) -> None:
     refinement = Refinement.fit(np.zeros((0, 16), np.float32), OFF)
-    indexes.save(Tuned(index, 0.99, 123.4), "because", refinement, RAW, PATHS, LABELS, folder)
+    files.save(Tuned(index, 0.99, 123.4), "because", refinement, RAW, PATHS, LABELS, folder)
 
 
 @each_of
@@ -655,7 +656,7 @@ def test_mapped_or_read_whole_an_index_answers_as_it_did_when_built(kind: str, s
     save(built, tmp_path)
     few = np.arange(BIG) % 10 == 0
     for mapped in (True, False):
-        opened = indexes.open_file(tmp_path, mapped=mapped)
+        opened = files.open_file(tmp_path, mapped=mapped)
         assert (opened.design, len(opened), opened.dim) == (built.design, BIG, 16)
         for k, allowed in ((10, None), (10, few), (600, None)):
             for mine, theirs in zip(opened.search(queries, k, allowed), built.search(queries, k, allowed), strict=True):
@@ -668,8 +669,8 @@ def test_mapped_or_read_whole_an_index_answers_as_it_did_when_built(kind: str, s
 def test_the_folder_describes_itself(kind: str, storage: str, tmp_path: Path) -> None:
     index = big(kind, storage)
     save(index, tmp_path)
-    plan = indexes.load_plan(tmp_path)
-    assert plan == indexes.Plan(design=index.design, refine=RAW.refine, threads=RAW.threads, seed=RAW.seed)
+    plan = files.load_plan(tmp_path)
+    assert plan == build.Plan(design=index.design, refine=RAW.refine, threads=RAW.threads, seed=RAW.seed)
     description = json.loads((tmp_path / "index.json").read_text())
     assert (description["n"], description["dim"], description["why"]) == (BIG, 16, "because")
     assert (description["recall@10"], description["distances_a_query"]) == (0.99, 123)
@@ -680,17 +681,17 @@ def test_the_folder_describes_itself(kind: str, storage: str, tmp_path: Path) ->
 def test_a_plan_builds_the_same_index_again(tmp_path: Path) -> None:
     index = big("ivf", "int8")
     save(index, tmp_path)
-    indexes.load_plan(tmp_path).build(random_vectors(BIG, 16)).save(tmp_path / "again")
+    files.load_plan(tmp_path).build(random_vectors(BIG, 16)).save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "index.faiss").read_bytes()
 
 
 def test_a_missing_or_broken_description_is_named(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match=r"index\.json does not exist; make it: dvc repro index"):
-        indexes.load_plan(tmp_path)
+        files.load_plan(tmp_path)
     for content in ("{", "{}", "[]", '{"plan": {"design": {"kind": "flat"}}}'):
         (tmp_path / "index.json").write_text(content)
         with pytest.raises(LookalikeError, match="does not describe an index"):
-            indexes.load_plan(tmp_path)
+            files.load_plan(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no index", "half"])
@@ -703,5 +704,5 @@ def test_a_missing_or_broken_index_is_named(content: bytes | str | None, mapped:
     if content is not None:
         path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(LookalikeError, match=r"index\.faiss cannot be read \(.*\); make it anew") as caught:
-        indexes.open_file(tmp_path, mapped=mapped)
+        files.open_file(tmp_path, mapped=mapped)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib import rc_context
 
-from lookalike import looks, plots, report
+from lookalike.report import diagnostics, plots
+from lookalike.report import page as report
 from stages.evaluate import figures_of
 
 RNG = np.random.default_rng(0)
@@ -15,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 def table(features: np.ndarray, labels: list[str], hashes: list[str] | None = None) -> pd.DataFrame:
     paths = np.array([f"{row:03}" for row in range(len(labels))])
-    return looks.near_duplicates(features, paths, np.array(labels), np.array(hashes or paths.tolist()), 5, 0)
+    return diagnostics.near_duplicates(features, paths, np.array(labels), np.array(hashes or paths.tolist()), 5, 0)
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -40,11 +41,11 @@ def test_same_bytes_are_told_and_the_unlabelled_left_out() -> None:
 
 
 def test_of_too_many_images_a_seeded_sample_of_the_labelled_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "MOST_COMPARED", 10)
+    monkeypatch.setattr(diagnostics, "MOST_COMPARED", 10)
     features, labels = RNG.standard_normal((60, 3)).astype(np.float32), ["", "a", "b"] * 20
     paths = np.array([f"{row:03}" for row in range(60)])
     one, again, other = (
-        looks.near_duplicates(features, paths, np.array(labels), paths, 1000, seed) for seed in (0, 0, 1)
+        diagnostics.near_duplicates(features, paths, np.array(labels), paths, 1000, seed) for seed in (0, 0, 1)
     )
     pd.testing.assert_frame_equal(one, again)
     drawn, drawn_anew = ({*found["path"], *found["other_path"]} for found in (one, other))
@@ -56,13 +57,13 @@ def test_of_too_many_images_a_seeded_sample_of_the_labelled_is_compared(monkeypa
     "vectors", [np.ones((50, 4)), RNG.standard_normal((50, 1)), RNG.standard_normal((3, 4)), np.ones((0, 4))]
 )
 def test_what_has_no_map_gets_none(vectors: np.ndarray) -> None:
-    places = looks.gallery_map(vectors.astype(np.float32), np.full(len(vectors), "a"), 100, 0)
+    places = diagnostics.gallery_map(vectors.astype(np.float32), np.full(len(vectors), "a"), 100, 0)
     assert list(places.columns) == ["x", "y", "class"] and len(places) == 0
 
 
 def test_the_map_is_the_same_each_time_and_sampled() -> None:
     vectors, labels = RNG.standard_normal((60, 5)).astype(np.float32), np.full(60, "a")
-    one, two = (looks.gallery_map(vectors, labels, 40, 0) for _ in range(2))
+    one, two = (diagnostics.gallery_map(vectors, labels, 40, 0) for _ in range(2))
     assert len(one) == 40
     pd.testing.assert_frame_equal(one, two)
 

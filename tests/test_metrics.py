@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from lookalike import evaluation, metrics
-from lookalike.protocol import Split
-from lookalike.refine import OFF, Refinement
-from lookalike.vectors import unit_length
+from lookalike.base.vectors import unit_length
+from lookalike.evaluation import measure, metrics
+from lookalike.evaluation.protocol import Split
+from lookalike.refinement.refinement import OFF, Refinement
 
 ranked = st.lists(st.booleans(), min_size=1, max_size=40).filter(any).map(np.array)
 
@@ -177,7 +177,7 @@ def whole(queries: list[int], count: int) -> Split:
 
 def evaluate(vectors: np.ndarray, labels: np.ndarray, split: Split, ks: list[int], memory: int = 1 << 30):
     raw = Refinement.fit(vectors, OFF)
-    return evaluation.evaluate(vectors, labels, split, raw, raw.gallery(vectors[split.gallery]), ks, memory)
+    return measure.evaluate(vectors, labels, split, raw, raw.gallery(vectors[split.gallery]), ks, memory)
 
 
 # Two classes on a circle. Query 0 (class a, 0 degrees) finds, in order: 1 (a, 10), 2 (b, 20), 3 (a, 30), 4 (b, 90).
@@ -197,7 +197,7 @@ def test_an_evaluation_by_hand() -> None:
     assert result.cosines[0] == pytest.approx(np.cos(np.deg2rad([10, 20, 30, 90])), abs=1e-6)
     assert result.recall["recall"].tolist() == [0.5, 0.5]
     assert result.recall["best_possible"].tolist() == [0.5, 1.0]
-    table = evaluation.with_intervals(result, result, 200, 0).set_index("figure")
+    table = measure.with_intervals(result, result, 200, 0).set_index("figure")
     assert table.loc["mAP", "value"] == table.loc["mAP_class_mean", "value"] == pytest.approx(5 / 6)
     assert (table.loc["P@1", "value"], table.loc["Top-2", "value"]) == (1, 1)
     assert (table[["gain", "gain_low", "gain_high"]] == 0).all(axis=None)
@@ -209,7 +209,7 @@ def test_the_class_mean_counts_classes_not_queries() -> None:
     labels = np.array(["a"] * 50 + ["b"] * 10)
     result = evaluate(vectors, labels, whole([0, 1, 2, 3, 4, 50], 60), [1])
     ap = result.per_query.groupby("label")["AP"].mean()
-    table = evaluation.with_intervals(result, result, 200, 0).set_index("figure")["value"]
+    table = measure.with_intervals(result, result, 200, 0).set_index("figure")["value"]
     assert table["mAP"] == pytest.approx((5 * ap["a"] + ap["b"]) / 6)
     assert table["mAP_class_mean"] == pytest.approx((ap["a"] + ap["b"]) / 2)
     assert result.by_class["mAP"].is_monotonic_increasing
@@ -259,5 +259,5 @@ def test_what_cannot_be_measured_gives_tables_with_headers_and_still_ranks() -> 
 
 
 def test_images_per_class_counts_each_side() -> None:
-    table = evaluation.images_per_class(LABELS, whole([0, 5], 6))
+    table = measure.images_per_class(LABELS, whole([0, 5], 6))
     assert table.to_dict("list") == {"class": ["a", "b"], "images": [3, 3], "gallery": [2, 2], "queries": [1, 1]}

@@ -10,9 +10,12 @@ import pytest
 import yaml
 from import_graph import ROOT
 
-from lookalike import datasets, indexes, params, protocol
-from lookalike.errors import LookalikeError
+from lookalike.base import params
+from lookalike.base.errors import LookalikeError
+from lookalike.datasets import registry
+from lookalike.evaluation import protocol
 from lookalike.finetuning.settings import Settings as Finetune
+from lookalike.index import build
 
 
 def stage_settings(name: str) -> type[params.Section]:
@@ -23,8 +26,8 @@ def stage_settings(name: str) -> type[params.Section]:
 
 
 SECTIONS = {
-    "download": datasets.Settings,
-    "index": indexes.Settings,
+    "download": registry.Settings,
+    "index": build.Settings,
     "finetune": Finetune,
     "protocol": protocol.Settings,
     **{name: stage_settings(name) for name in ("preprocess", "model", "extract", "evaluate", "benchmark")},

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert
 
-from lookalike import protocol
-from lookalike.errors import LookalikeError
-from lookalike.params import UNUSED
-from lookalike.protocol import split
+from lookalike.base.errors import LookalikeError
+from lookalike.base.params import UNUSED
+from lookalike.evaluation import protocol
+from lookalike.evaluation.protocol import split
 
 
 def settings(seed: int = 0, fraction: float = 0.2, kind: str = "holdout", **lists: Path) -> protocol.Settings:

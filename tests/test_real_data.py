@@ -72,8 +72,8 @@ def test_fine_tuning_on_photographs_finds_photographs_that_it_never_saw(project:
 
 
 def test_real_weights_fit_their_backbone_and_no_other(tmp_path: Path) -> None:
-    from lookalike import backbones
-    from lookalike.errors import LookalikeError
+    from lookalike.base.errors import LookalikeError
+    from lookalike.networks import backbones
 
     cut = backbones.create("ResNet50", "file", RESNET, "conv4_block6_out", 0)
     assert cut.output.shape[-1] == 1024

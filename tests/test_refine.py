@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from msgspec import convert, to_builtins
 from sklearn.decomposition import PCA
 
-from lookalike import evaluation, fa, indexes, protocol, refine
-from lookalike.bootstrap import interval
-from lookalike.errors import LookalikeError
-from lookalike.params import UNUSED
-from lookalike.protocol import Split
-from lookalike.ranking import map_rankings
-from lookalike.refine import OFF, Refinement, Settings, rerank
-from lookalike.searcher import Searcher
-from lookalike.vectors import STEPS, on_grid, unit_length
+from lookalike.base.errors import LookalikeError
+from lookalike.base.params import UNUSED
+from lookalike.base.vectors import STEPS, on_grid, unit_length
+from lookalike.evaluation import measure, protocol
+from lookalike.evaluation.bootstrap import interval
+from lookalike.evaluation.protocol import Split
+from lookalike.evaluation.ranking import map_rankings
+from lookalike.index import build
+from lookalike.index.searcher import Searcher
+from lookalike.refinement import faiss_setup
+from lookalike.refinement import refinement as refine
+from lookalike.refinement.refinement import OFF, Refinement, Settings
+from lookalike.refinement.reranking import rerank
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.standard_normal((8, 24)) * 2
@@ -61,7 +65,7 @@ def test_full_whitening_makes_variances_equal() -> None:
 
 def test_pca_in_blocks_is_pca_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     once = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
-    monkeypatch.setattr("lookalike.refine.BLOCK", 37)
+    monkeypatch.setattr("lookalike.refinement.refinement.BLOCK", 37)
     blocks = Refinement.fit(FEATURES, FULL).gallery(FEATURES)
     assert np.array_equal(once, blocks)
 
@@ -95,8 +99,8 @@ def exact(refinement: Refinement, features: np.ndarray, gallery: np.ndarray, exc
 def searcher_of(kind: str, features: np.ndarray, chosen: Settings) -> Searcher:
     refinement = Refinement.fit(features, chosen)
     graph = {"neighbors": 32, "ef_construction": 400, "effort": 400} if kind == "hnsw" else {}
-    design = indexes.Design(kind=kind, storage="float32", **graph)
-    return Searcher(refinement, indexes.build(refinement.gallery(features), design))
+    design = build.Design(kind=kind, storage="float32", **graph)
+    return Searcher(refinement, build.build(refinement.gallery(features), design))
 
 
 def test_query_expansion_by_its_definition() -> None:
@@ -150,7 +154,7 @@ def test_reranking_moves_the_shortlist_and_nothing_else() -> None:
 
 
 def test_order_is_that_of_a_stable_sort() -> None:
-    from lookalike.ranking import _order
+    from lookalike.evaluation.ranking import _order
 
     cosines = np.round(RNG.standard_normal((50, 300)), 1).astype(np.float32)  # many ties
     cosines[0, :3], cosines[1, ::7] = [0.0, -0.0, 0.0], -np.inf
@@ -192,17 +196,17 @@ def test_fewer_left_than_asked_for_gives_minus_one() -> None:
 SHUFFLED = np.random.default_rng(1).permutation(240)
 
 
-def measured(queries: np.ndarray) -> tuple[np.ndarray, evaluation.Evaluation]:
+def measured(queries: np.ndarray) -> tuple[np.ndarray, measure.Evaluation]:
     """The gallery, of 200 rows whoever asks, and the figures of some of the first 40."""
     features, labels = FEATURES[SHUFFLED], LABELS[SHUFFLED]
     split = Split(queries, np.arange(40, 240), np.zeros((len(queries), 0), np.int64), "", ())
     refinement = Refinement.fit(features[split.gallery], FULL)
     gallery = refinement.gallery(features[split.gallery])
-    return gallery, evaluation.evaluate(features, labels, split, refinement, gallery, [1, 5], memory=1)
+    return gallery, measure.evaluate(features, labels, split, refinement, gallery, [1, 5], memory=1)
 
 
 @cache
-def everybody() -> tuple[np.ndarray, evaluation.Evaluation]:
+def everybody() -> tuple[np.ndarray, measure.Evaluation]:
     return measured(np.arange(40))
 
 
@@ -310,7 +314,7 @@ def test_a_gallery_that_saw_its_queries_is_refused(setting: str) -> None:
     )  # fmt: skip
     refinement = Refinement.fit(FEATURES, changed(**{setting: 5}))
     with pytest.raises(LookalikeError, match=rf"leave-one-out .* index\.refine\.{setting} would be fitted on"):
-        evaluation.evaluate(FEATURES, LABELS, split, refinement, refinement.gallery(FEATURES), [1])
+        measure.evaluate(FEATURES, LABELS, split, refinement, refinement.gallery(FEATURES), [1])
 
 
 def test_the_memory_that_is_allowed_changes_no_bit() -> None:
@@ -370,9 +374,10 @@ def test_a_gallery_is_augmented_in_steps_of_so_many_bytes(
     vectors = unit_length(FEATURES[:50])
     nearest = Nearest(vectors)
     monkeypatch.setattr(
-        "lookalike.refine._among", lambda given, exact: nearest if np.array_equal(given, vectors) else None
+        "lookalike.refinement.refinement._among",
+        lambda given, exact: nearest if np.array_equal(given, vectors) else None,
     )
-    monkeypatch.setattr("lookalike.refine.NEIGHBOUR_BYTES", budget)
+    monkeypatch.setattr("lookalike.refinement.refinement.NEIGHBOUR_BYTES", budget)
     found = Refinement.fit(FEATURES[:50], changed(augment=2, alpha=1.5)).gallery(FEATURES[:50])
     assert nearest.asked == [(min(step, 50 - start), 2) for start in range(0, 50, step)]
     assert (found.dtype, found.shape) == (np.float32, (50, 24))
@@ -419,7 +424,7 @@ def test_only_the_shortlist_is_reordered_and_only_hits(monkeypatch: pytest.Monke
         asked.append((query.tolist(), shortlist.tolist()))
         return np.arange(len(shortlist))[::-1]
 
-    monkeypatch.setattr("lookalike.refine.rerank", reversed_list)
+    monkeypatch.setattr("lookalike.refinement.reranking.rerank", reversed_list)
     cosines = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, -np.inf, -np.inf]])
     rows = np.array([[0, 5, 6, 7], [3, 0, -1, -1]])
     changed_cosines, changed_rows = cosines.copy(), rows.copy()
@@ -450,13 +455,13 @@ def test_equals_among_others_keep_their_order() -> None:
 
 def test_near_and_average_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """One neighbour each beside itself, averaged over two: query and 0 choose each other, 1 and 2 too."""
-    monkeypatch.setattr("lookalike.refine.RECIPROCAL", 1)
-    monkeypatch.setattr("lookalike.refine.LOCAL", 2)
+    monkeypatch.setattr("lookalike.refinement.reranking.RECIPROCAL", 1)
+    monkeypatch.setattr("lookalike.refinement.reranking.LOCAL", 2)
     angles = np.radians([0, 10, -50, -55])
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    monkeypatch.setattr("lookalike.refine.ORIGINAL_WEIGHT", 0.0)
+    monkeypatch.setattr("lookalike.refinement.reranking.ORIGINAL_WEIGHT", 0.0)
     assert rerank(points[0], points[1:]).tolist() == [0, 1, 2]
-    monkeypatch.setattr("lookalike.refine.ORIGINAL_WEIGHT", 1.0)  # cosines alone
+    monkeypatch.setattr("lookalike.refinement.reranking.ORIGINAL_WEIGHT", 1.0)  # cosines alone
     assert rerank(points[0], points[[3, 1, 2]]).tolist() == [1, 2, 0]
 
 
@@ -529,8 +534,8 @@ def test_the_fit_is_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_are_looked_for_in_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lookalike.fa import faiss
-    from lookalike.refine import _among
+    from lookalike.refinement.faiss_setup import faiss
+    from lookalike.refinement.refinement import _among
 
     made, vectors = [], on_grid(FEATURES.astype(np.float64))
 
@@ -547,16 +552,16 @@ def test_many_are_looked_for_in_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def noted(sample: np.ndarray, count: int, seed: int) -> np.ndarray:
         samples.append((len(sample), count, seed))
-        return fa.centroids(sample, count, seed) if count < 2000 else np.zeros((count, 2), np.float32)
+        return faiss_setup.centroids(sample, count, seed) if count < 2000 else np.zeros((count, 2), np.float32)
 
     monkeypatch.setattr(faiss, "IndexIVFFlat", Noted)
-    monkeypatch.setattr("lookalike.refine.centroids", noted)
-    monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 240)
+    monkeypatch.setattr("lookalike.refinement.refinement.centroids", noted)
+    monkeypatch.setattr("lookalike.refinement.refinement.EXACT_NEIGHBOURS", 240)
     exactly = _among(vectors, exact=True)
     assert not made
-    monkeypatch.setattr("lookalike.refine.EXACT_NEIGHBOURS", 239)
-    monkeypatch.setattr("lookalike.refine.NEIGHBOUR_LISTS", 61)
-    monkeypatch.setattr("lookalike.refine.BLOCK", 100)
+    monkeypatch.setattr("lookalike.refinement.refinement.EXACT_NEIGHBOURS", 239)
+    monkeypatch.setattr("lookalike.refinement.refinement.NEIGHBOUR_LISTS", 61)
+    monkeypatch.setattr("lookalike.refinement.refinement.BLOCK", 100)
     everywhere = _among(vectors, exact=True)
     (first,) = made
     assert first["given"] == (faiss.IndexFlatIP, 24, 24, 61, faiss.METRIC_INNER_PRODUCT)  # 61: 4 times the root of 240
@@ -572,7 +577,7 @@ def test_many_are_looked_for_in_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_neighbours_off_the_grid_are_compared_again_in_float64() -> None:
-    from lookalike.refine import _among
+    from lookalike.refinement.refinement import _among
 
     vectors = unit_length(FEATURES)
     cosines, rows = _among(vectors, exact=False)(vectors[:9], 5)
@@ -584,14 +589,14 @@ def test_neighbours_off_the_grid_are_compared_again_in_float64() -> None:
 
 def test_centroids_are_on_the_grid_and_near_what_they_stand_for() -> None:
     vectors = on_grid(FEATURES.astype(np.float64))
-    found = fa.centroids(vectors, 8, seed=1)
+    found = faiss_setup.centroids(vectors, 8, seed=1)
     assert np.array_equal(found * STEPS, np.rint(found * STEPS)) and np.linalg.norm(found, axis=1).max() <= 1
-    theirs = fa.faiss.Kmeans(24, 8, spherical=True, seed=1)
+    theirs = faiss_setup.faiss.Kmeans(24, 8, spherical=True, seed=1)
     theirs.train(vectors)
     assert (vectors @ found.T).max(axis=1).mean() > 0.99 * (vectors @ theirs.centroids.T).max(axis=1).mean()
-    assert np.array_equal(fa.centroids(vectors, 8, seed=1), found)
+    assert np.array_equal(faiss_setup.centroids(vectors, 8, seed=1), found)
     opposite = np.concatenate([vectors, -vectors])
-    assert np.isfinite(fa.centroids(opposite, 1, seed=1)).all()
+    assert np.isfinite(faiss_setup.centroids(opposite, 1, seed=1)).all()
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

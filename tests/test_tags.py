@@ -27,22 +27,23 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import linear_kernel
 from small_collection import Built
 
-from lookalike import evaluation, indexes, tags
 from lookalike.api import problems
+from lookalike.artifacts.arrays import Collection, save_strings
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import unit_length
 from lookalike.cli import app
-from lookalike.collection import Collection, save_strings
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
-from lookalike.indexes import Design
-from lookalike.network import Embedding, Network
-from lookalike.pictures import Pictures
-from lookalike.protocol import Split
-from lookalike.refine import OFF, Refinement
-from lookalike.searcher import Matched, Searcher
-from lookalike.state import Hit
-from lookalike.tags import Tags
-from lookalike.ui.opened import Query
-from lookalike.vectors import unit_length
+from lookalike.collection.collection import Gallery
+from lookalike.collection.hits import Hit
+from lookalike.collection.picture_search import Pictures
+from lookalike.evaluation import measure, tag_fusion
+from lookalike.evaluation.protocol import Split
+from lookalike.index import build, tags
+from lookalike.index.build import Design
+from lookalike.index.searcher import Matched, Searcher
+from lookalike.index.tags import Tags
+from lookalike.refinement.refinement import OFF, Refinement
+from lookalike.ui.session import Query
 from proof.patience import patience
 from stages import evaluate
 
@@ -144,7 +145,7 @@ def circle(*degrees: float) -> np.ndarray:
 
 def searcher_of(vectors: np.ndarray, **design: Any) -> Searcher:
     refinement = Refinement.fit(vectors, OFF)
-    return Searcher(refinement, indexes.build(vectors, Design(**({"kind": "flat", "storage": "float32"} | design))))
+    return Searcher(refinement, build.build(vectors, Design(**({"kind": "flat", "storage": "float32"} | design))))
 
 
 def test_fusion_by_hand() -> None:
@@ -394,9 +395,9 @@ def test_evaluation_ranks_as_a_search_does_and_fits_on_the_gallery_alone() -> No
     queries, others = np.arange(60, 70), np.arange(60)
     split = Split(queries, others, np.full((10, 1), -1, np.int64), "", ())
     split.exclude[0, 0] = 0
-    mix = evaluation.mix_words(texts, 0.4, names[queries], names[others])
+    mix = tag_fusion.mix_words(texts, 0.4, names[queries], names[others])
     refinement = Refinement.fit(features[others], OFF)
-    result = evaluation.evaluate(features, labels, split, refinement, features[others], [1, 5], mix=mix)
+    result = measure.evaluate(features, labels, split, refinement, features[others], [1, 5], mix=mix)
     fitted = Tags.fit({row: texts[names[row]] for row in others.tolist() if names[row] in texts}, 0.4)
     searcher = searcher_of(features[others])
     for row, query in enumerate(queries.tolist()):
@@ -407,7 +408,7 @@ def test_evaluation_ranks_as_a_search_does_and_fits_on_the_gallery_alone() -> No
             expected = searcher.fuse(features[query : query + 1], Matched(*fitted.match(words)), 0.4, 60).rows
         expected = expected[expected != split.exclude[row, 0]][:10]
         assert result.rows[row].tolist() == expected.tolist()
-    assert evaluation.mix_words({"69.png": "x"}, 0.4, names[queries], names[others]) is None
+    assert tag_fusion.mix_words({"69.png": "x"}, 0.4, names[queries], names[others]) is None
 
 
 def test_the_stage_measures_tags_that_tell_classes_apart(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ import yaml
 from click.testing import CliRunner
 from small_collection import coloured, write_index
 
-from lookalike import bundle, cli, images, texts
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
-from lookalike.network import Embedding, describe
-from lookalike.pictures import Pictures
-from lookalike.runtimes import openvino
-from lookalike.vectors import unit_length
+from lookalike import cli
+from lookalike.artifacts import descriptions
+from lookalike.artifacts.descriptions import Embedding, describe
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import unit_length
+from lookalike.collection import bundle
+from lookalike.collection.collection import Gallery
+from lookalike.collection.picture_search import Pictures
+from lookalike.images import decode
+from lookalike.runtimes import openvino, text_encoder
 from stages import model as model_stage
 
 pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
@@ -42,13 +45,13 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A preset's folder, as KerasHub keeps one."""
     from keras_hub.models import CLIPTokenizer
 
-    from lookalike import transformers
-    from lookalike.tf import keras
+    from lookalike.networks import vit
+    from lookalike.networks.keras_setup import keras
 
     folder = tmp_path_factory.mktemp("preset") / "clip"
     keras.backend.clear_session()
     keras.utils.set_random_seed(5)
-    transformers.build("clip_tiny").save_to_preset(str(folder))
+    vit.build("clip_tiny").save_to_preset(str(folder))
     CLIPTokenizer(vocabulary=vocabulary(), merges=MERGES, pad_with_end_token=True).save_to_preset(str(folder))
     return folder
 
@@ -76,7 +79,7 @@ def collection(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(8):
             path = f"{label}/{number}.png"
             coloured(label, number).save(folder / "raw" / path)
-            pixels = images.fit(images.decode((folder / "raw" / path).read_bytes(), 10**7), 64, "pad")
+            pixels = decode.fit(decode.decode((folder / "raw" / path).read_bytes(), 10**7), 64, "pad")
             found[path] = embed(pixels[np.newaxis])[0]
     np.save(folder / "features.npy", np.stack([found[path] for path in sorted(found)]))
     write_index(folder / "index", found, Embedding(describe(model), 64, "pad"), storage="float32")
@@ -96,10 +99,10 @@ def test_texts_are_read_as_kerashub_reads_them(preset: Path, collection: Path) -
     plain = CLIPTokenizer.from_preset(str(preset))
     packed = CLIPPreprocessor(plain, sequence_length=16)({"prompts": WORDS, "images": None})["token_ids"]
     ids = np.asarray(packed)  # (6, 16)
-    ours = Tokenizer.from_file(str(collection / "model" / texts.TOKENIZER_FILE))
+    ours = Tokenizer.from_file(str(collection / "model" / descriptions.TOKENIZER_FILE))
     assert [ours.encode(text).ids for text in WORDS] == ids.tolist()
     expected = np.asarray(CLIPBackbone.from_preset(str(preset)).get_text_embeddings(ids))
-    read = texts.load(collection / "model")
+    read = text_encoder.load(collection / "model")
     rows = np.stack([read(text) for text in WORDS])
     assert (rows.shape, rows.dtype) == ((6, 32), np.float32)
     assert np.abs(rows - expected).max() < 1e-5 * max(1, np.abs(expected).max())
@@ -111,7 +114,7 @@ def test_texts_are_read_as_kerashub_reads_them(preset: Path, collection: Path) -
 def test_a_text_finds_by_cosine_to_the_images(collection: Path, opened: Pictures) -> None:
     """Text alone, mixed with a picture, and with one of the collection; against the vectors themselves."""
     features = unit_length(np.load(collection / "features.npy"))  # (24, 32), rows sorted by path
-    said = unit_length(texts.load(collection / "model")("a red shoe")[np.newaxis])
+    said = unit_length(text_encoder.load(collection / "model")("a red shoe")[np.newaxis])
     content = (collection / "raw/green/3.png").read_bytes()
     asked = unit_length(opened.embed(content)[np.newaxis])
 
@@ -169,7 +172,7 @@ def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
 ) -> None:
     """Its slider gives words a weight all the same; that there are none is no mistake of the visitor's."""
     pytest.importorskip("streamlit", reason="pip install -r requirements-serve.txt")
-    from lookalike.ui.opened import Opened, Places, Query
+    from lookalike.ui.session import Opened, Places, Query
 
     page = Opened(
         Places(collection / "index", collection / "model", tmp_path / "none", collection / "raw", tmp_path, tmp_path)
@@ -181,21 +184,21 @@ def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
 
 
 def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lookalike import text_tower
-    from lookalike.towers import TOWERS
+    from lookalike.networks import clip_text
+    from lookalike.networks.vit_presets import TOWERS
 
     text, known = TOWERS["clip_tiny"].text, vocabulary()
     for wrong in ({**known, "later": len(known)}, {"a": 0}, {**known, **{f"more{n}": -n for n in range(200)}}):
         with pytest.raises(LookalikeError, match=r"is not that of the tower, which knows 600; <\|startoftext\|> and"):
-            text_tower.tokenizer(wrong, [], text)
-    assert text_tower.preset_of("clip_tiny", "preset", Path("data/none"), "head") == "clip_tiny"  # from the web
+            clip_text.tokenizer(wrong, [], text)
+    assert clip_text.preset_of("clip_tiny", "preset", Path("data/none"), "head") == "clip_tiny"  # from the web
     # A weights file alone, another pooling, random weights: images alone, and the way out when a text comes.
     weights = preset / "model.weights.h5"
     for answer in (("file", weights, "head"), ("file", preset, "cls"), ("random", preset, "head")):
-        assert text_tower.preset_of("clip_tiny", *answer) == ""
+        assert clip_text.preset_of("clip_tiny", *answer) == ""
     without = tmp_path / "model"
     shutil.copytree(collection / "model", without)
-    for name in texts.FILES:
+    for name in descriptions.FILES:
         (without / name).unlink()
     silent = Pictures(collection / "index", without, tmp_path / "changes")
     with pytest.raises(LookalikeError, match=r"has no tags, .*; or take a network that reads texts"):
@@ -208,13 +211,13 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
     assert not (tmp_path / "other").exists()
     broken = tmp_path / "broken"
     shutil.copytree(collection / "model", broken)
-    (broken / texts.TOKENIZER_FILE).write_text("{}")
+    (broken / descriptions.TOKENIZER_FILE).write_text("{}")
     with pytest.raises(LookalikeError, match=r"broken cannot read texts: .*dvc repro --force model"):
-        texts.load(broken)
+        text_encoder.load(broken)
     with pytest.raises(LookalikeError, match=r"text weight 0\.5 has no text"):
         Gallery(collection / "index", tmp_path / "changes", read=lambda text: np.zeros(32)).search(
             np.ones((1, 32), np.float32), 3, text_weight=0.5
         )
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(LookalikeError, match=r"tokenizers, .*: pip install -r requirements-vit\.txt"):
-        texts.load(collection / "model")
+        text_encoder.load(collection / "model")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike import backbones
-from lookalike import network as network_files
-from lookalike.errors import LookalikeError
+from lookalike.artifacts import descriptions
+from lookalike.base.errors import LookalikeError
+from lookalike.networks import backbones
+from lookalike.networks.keras_setup import usable
+from lookalike.networks.vit_presets import TOWERS, Tower
 from lookalike.runtimes import openvino, tensorflow
-from lookalike.tf import usable
-from lookalike.towers import TOWERS, Tower
 
 pytestmark = pytest.mark.slow  # TensorFlow builds networks
 
@@ -42,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
 @pytest.mark.parametrize(("backbone", "pooling"), WAYS)
 def test_keras_and_openvino_agree_whatever_the_batch(written, backbone: str, pooling: str) -> None:
     folder = written(backbone, pooling)
-    described = network_files.describe(folder)
+    described = descriptions.describe(folder)
     assert (described.pooling, described.dim) == (pooling, 32 if backbone == "clip_tiny" else 64)
     rows = tensorflow.load(folder, 64, 5, "float32")(PIXELS)
     assert (rows.shape, rows.dtype) == ((5, described.dim), np.float32)
@@ -69,12 +69,12 @@ def test_the_network_is_kerashubs_with_the_familys_normalisation(written) -> Non
     """Against KerasHub called as its documentation says; OpenAI's mean and deviation written out."""
     from keras_hub.models import CLIPBackbone
 
-    from lookalike import transformers
-    from lookalike.tf import keras
+    from lookalike.networks import vit
+    from lookalike.networks.keras_setup import keras
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    plain = transformers.build("clip_tiny")
+    plain = vit.build("clip_tiny")
     assert isinstance(plain, CLIPBackbone)
     mean, deviation = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     images = ((PIXELS / 255 - mean) / deviation).astype(np.float32)
@@ -85,7 +85,7 @@ def test_the_network_is_kerashubs_with_the_familys_normalisation(written) -> Non
 
 def test_patch_tokens_are_pooled_without_class_and_register_tokens(written) -> None:
     """64 patches of 8 pixels stand behind one class token and four registers: by hand from all 69 tokens."""
-    from lookalike.tf import keras
+    from lookalike.networks.keras_setup import keras
 
     model = backbones.create("dinov2_tiny", "random", NONE, "", 0, "avg")
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -107,12 +107,12 @@ def test_positions_matter(written) -> None:
 
 def test_weights_from_a_file_are_both_towers(tmp_path: Path) -> None:
     """A preset's model.weights.h5 holds the whole network, texts included; no other network's fits."""
-    from lookalike import transformers
-    from lookalike.tf import keras
+    from lookalike.networks import vit
+    from lookalike.networks.keras_setup import keras
 
     keras.utils.set_random_seed(7)
     file = tmp_path / "model.weights.h5"
-    transformers.build("clip_tiny").save_weights(file)
+    vit.build("clip_tiny").save_weights(file)
     loaded = backbones.create("clip_tiny", "file", file, "", 0, "head")
     drawn = backbones.create("clip_tiny", "random", NONE, "", 7, "head")
     assert all(np.array_equal(a, b) for a, b in zip(loaded.get_weights(), drawn.get_weights(), strict=True))
@@ -127,9 +127,9 @@ def test_weights_from_a_file_are_both_towers(tmp_path: Path) -> None:
 
 def test_a_tower_is_cut_behind_a_block(written, tmp_path: Path) -> None:
     folder = write(tmp_path / "m", "clip_tiny", "cls", "encoder_block_0")
-    cut = network_files.describe(folder)
+    cut = descriptions.describe(folder)
     assert (cut.layer, cut.dim) == ("encoder_block_0", 64)
-    assert cut.parameters < network_files.describe(written("clip_tiny", "head")).parameters
+    assert cut.parameters < descriptions.describe(written("clip_tiny", "head")).parameters
     rows = openvino.load(folder, 64, 5, "float32")(PIXELS)
     assert np.abs(tensorflow.load(folder, 64, 5, "float32")(PIXELS) - rows).max() < 1e-5 * np.abs(rows).max()
 
@@ -171,14 +171,14 @@ def test_every_tower_has_the_parameters_that_kerashub_states() -> None:
     """A wrong number in our table would read no preset's file."""
     from keras_hub import models
 
-    from lookalike import transformers
+    from lookalike.networks import vit
 
     kinds = (models.ViTBackbone, models.DINOV2Backbone, models.CLIPBackbone, models.SigLIPBackbone)
     stated = {name: preset["metadata"]["params"] for kind in kinds for name, preset in kind.presets.items()}
     for name in set(TOWERS) - set(TINY):
         assert parameters(TOWERS[name]) == stated[name], name
     for name in TINY:
-        built = transformers.build(name).count_params()
+        built = vit.build(name).count_params()
         positions = 144 + 1 - (64 + 1) if name == "dinov2_tiny" else 0  # those interpolated to 64 pixels are fewer
         assert built == parameters(TOWERS[name]) - positions * TOWERS[name].dim, name
 
@@ -231,7 +231,6 @@ def test_mistakes_are_named(written, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_architecture_is_readable(written) -> None:
     folder = written("dinov2_tiny", "cls")
     names = [
-        layer["name"]
-        for layer in json.loads((folder / network_files.ARCHITECTURE_FILE).read_text())["config"]["layers"]
+        layer["name"] for layer in json.loads((folder / descriptions.ARCHITECTURE_FILE).read_text())["config"]["layers"]
     ]
     assert names == ["images", "embeddings", "encoder", "layernorm"]

@@ -13,14 +13,17 @@ import pytest
 from conftest import LINUX
 from msgspec.structs import replace
 
-from lookalike import caches, files, indexes, manifest, params, searcher, trust
-from lookalike.collection import save_strings
-from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.gallery import Gallery
-from lookalike.network import Embedding, Network
-from lookalike.refine import OFF
-from lookalike.vectors import unit_length
+from lookalike.artifacts.arrays import save_strings
+from lookalike.artifacts.descriptions import Embedding, Network
+from lookalike.base import files, params, user_cache
+from lookalike.base.errors import LookalikeError
+from lookalike.base.vectors import unit_length
+from lookalike.collection import verify
+from lookalike.collection.collection import Gallery
+from lookalike.index import build
+from lookalike.index import files as index_files
+from lookalike.refinement.faiss_setup import faiss
+from lookalike.refinement.refinement import OFF
 from proof.patience import patience
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,19 +42,19 @@ def features(seed: int) -> np.ndarray:
 def write_index(folder: Path, seed: int, kind: str = "hnsw") -> Path:
     """An index folder with its trace beside it, as the stage writes them."""
     refine = replace(OFF, pca=8, power=0.5)
-    settings = params.load(ROOT / "params.yaml", "index", indexes.Settings)
+    settings = params.load(ROOT / "params.yaml", "index", build.Settings)
     settings = replace(settings, kind=kind, refine=refine)
-    refinement, tuned, why = searcher.fit(features(seed), settings)
+    refinement, tuned, why = build.fit(features(seed), settings)
     folder.mkdir(parents=True)
     paths = np.array([f"{row:03}.png" for row in range(COUNT)])
-    indexes.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), folder)
+    index_files.save(tuned, why, refinement, settings, paths, np.array(["a", "b"] * (COUNT // 2)), folder)
     EMBEDDING.save(folder)
     trace(folder)
     return folder
 
 
 def trace(folder: Path) -> None:
-    files.write_json(trust.trace_of(folder), {"images": COUNT, "files": manifest.digests(folder)})
+    files.write_json(verify.trace_of(folder), {"images": COUNT, "files": files.digests(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def index(built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "index"
     shutil.copytree(built[0], folder)
-    shutil.copy(trust.trace_of(built[0]), trust.trace_of(folder))
+    shutil.copy(verify.trace_of(built[0]), verify.trace_of(folder))
     return folder
 
 
@@ -81,7 +84,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "read_index", read)
     monkeypatch.setattr(np, "load", read)
     for name in ("load_embedding", "map_names"):
-        monkeypatch.setattr(f"lookalike.following.{name}", read)
+        monkeypatch.setattr(f"lookalike.collection.live_index.{name}", read)
 
 
 def refused(folder: Path, *said: str) -> None:
@@ -95,7 +98,7 @@ def refused(folder: Path, *said: str) -> None:
 
 def memory_file() -> Path:
     """What remembers that files were right."""
-    return next(caches.folder("verified").iterdir())
+    return next(user_cache.folder("verified").iterdir())
 
 
 class Hashed(list[str]):
@@ -114,7 +117,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Hashed:
         names.append(path.name)
         return files.file_digest(path)
 
-    monkeypatch.setattr(trust, "file_digest", spy)
+    monkeypatch.setattr(verify, "file_digest", spy)
     return names
 
 
@@ -134,14 +137,14 @@ def test_what_the_stage_writes_is_accepted_and_opens(tmp_path: Path, monkeypatch
     (tmp_path / "params.yaml").write_text(settings)
     command = [sys.executable, ROOT / "stages" / "index.py", source, folder, "--params", tmp_path / "params.yaml"]
     subprocess.run(command, check=True, capture_output=True, timeout=patience(300))
-    assert sorted(json.loads(trust.trace_of(folder).read_text())["files"]) == list(NAMES)
-    assert len(trust.verify(folder)) == 64
+    assert sorted(json.loads(verify.trace_of(folder).read_text())["files"]) == list(NAMES)
+    assert len(verify.verify(folder)) == 64
     hits = Gallery(folder, tmp_path / "changes").search(features(0)[:1], 2)
     assert [hit.path for hit in hits[0]] == ["000.png", "001.png"]
 
 
 def test_another_index_has_another_fingerprint(built: tuple[Path, Path], index: Path) -> None:
-    assert trust.verify(index) == trust.verify(built[0]) != trust.verify(built[1])
+    assert verify.verify(index) == verify.verify(built[0]) != verify.verify(built[1])
 
 
 # --- what was changed ------------------------------------------------------------------------------------------------
@@ -175,9 +178,9 @@ def test_a_changed_file_is_named_and_nothing_is_read(
     content = path.read_bytes()
     for changed in damage(content):
         path.write_bytes(changed)
-        refused(index, f"{path} is not the file that {trust.trace_of(index)} describes", "so it was not opened")
+        refused(index, f"{path} is not the file that {verify.trace_of(index)} describes", "so it was not opened")
     path.write_bytes(content)
-    assert trust.verify(index)  # and it was nothing else that was wrong
+    assert verify.verify(index)  # and it was nothing else that was wrong
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,15 +206,15 @@ def test_a_whole_other_index_is_refused(index: Path, built: tuple[Path, Path]) -
 
 @pytest.mark.usefixtures("unread")
 def test_a_file_that_the_trace_does_not_name_is_refused(index: Path) -> None:
-    content = json.loads(trust.trace_of(index).read_text())
+    content = json.loads(verify.trace_of(index).read_text())
     del content["files"]["index.faiss"]
-    files.write_json(trust.trace_of(index), content)
-    refused(index, f"{index / 'index.faiss'} is not in {trust.trace_of(index)}")
+    files.write_json(verify.trace_of(index), content)
+    refused(index, f"{index / 'index.faiss'} is not in {verify.trace_of(index)}")
 
 
 def test_what_a_file_manager_hides_in_the_folder_does_no_harm(index: Path) -> None:
     (index / ".DS_Store").write_bytes(b"x")
-    assert trust.verify(index)
+    assert verify.verify(index)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
@@ -263,8 +266,8 @@ def test_one_process_outlives_every_changed_file(index: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 def test_without_a_trace_nothing_is_opened(index: Path) -> None:
-    trust.trace_of(index).unlink()
-    refused(index, f"{trust.trace_of(index)} does not exist, so nothing says whether {index} can be trusted")
+    verify.trace_of(index).unlink()
+    refused(index, f"{verify.trace_of(index)} does not exist, so nothing says whether {index} can be trusted")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -281,19 +284,19 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("unread")
 def test_a_trace_without_digests_is_named(content: bytes, index: Path) -> None:
-    trust.trace_of(index).write_bytes(content)
-    refused(index, f"{trust.trace_of(index)} has no digests of the files in {index}")
+    verify.trace_of(index).write_bytes(content)
+    refused(index, f"{verify.trace_of(index)} has no digests of the files in {index}")
 
 
 @pytest.mark.usefixtures("unread")
 def test_a_trace_that_is_a_folder_is_named(index: Path) -> None:
-    trust.trace_of(index).unlink()
-    trust.trace_of(index).mkdir()
-    refused(index, f"{trust.trace_of(index)} has no digests")
+    verify.trace_of(index).unlink()
+    verify.trace_of(index).mkdir()
+    refused(index, f"{verify.trace_of(index)} has no digests")
 
 
 def test_a_trace_that_is_gone_is_missed_by_who_has_the_index_open(index: Path) -> None:
-    gallery, path = Gallery(index, index.parent / "changes"), trust.trace_of(index)
+    gallery, path = Gallery(index, index.parent / "changes"), verify.trace_of(index)
     content = path.read_bytes()
     path.unlink()
     for _ in range(2):
@@ -306,14 +309,14 @@ def test_a_trace_that_is_gone_is_missed_by_who_has_the_index_open(index: Path) -
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"3", b"null", b"[" * 100_000, None], ids=lambda one: repr(one)[:9])
 def test_a_broken_trace_is_one_to_be_verified(content: bytes | None, index: Path) -> None:
     """A network whose trace cannot be read is not taken for one that needs none."""
-    assert trust.has_digests(index)
-    path = trust.trace_of(index)
+    assert verify.has_digests(index)
+    path = verify.trace_of(index)
     path.unlink()
-    assert not trust.has_digests(index)
+    assert not verify.has_digests(index)
     path.mkdir() if content is None else path.write_bytes(content)
-    assert trust.has_digests(index)
+    assert verify.has_digests(index)
     with pytest.raises(LookalikeError, match=r"index\.json has no digests of the files in .*: lookalike bundle$"):
-        trust.verify(index, remedy="lookalike bundle")
+        verify.verify(index, remedy="lookalike bundle")
 
 
 def test_vectors_and_paths_of_different_number_are_refused(index: Path) -> None:
@@ -329,36 +332,36 @@ def test_vectors_and_paths_of_different_number_are_refused(index: Path) -> None:
 @pytest.mark.usefixtures("unread")
 def test_a_trace_may_only_name_files_of_the_folder(name: str, index: Path) -> None:
     (index.parent / "x").write_bytes(b"")  # so that what it points to is there
-    content = json.loads(trust.trace_of(index).read_text())
+    content = json.loads(verify.trace_of(index).read_text())
     content["files"][name] = files.file_digest(index.parent / "x")
-    trust.trace_of(index).write_text(json.dumps(content))
-    refused(index, f"{trust.trace_of(index)} names {name!r}, which is no file in {index}")
+    verify.trace_of(index).write_text(json.dumps(content))
+    refused(index, f"{verify.trace_of(index)} names {name!r}, which is no file in {index}")
 
 
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
 def test_a_second_opening_hashes_nothing(index: Path, hashed: Hashed) -> None:
-    first = trust.verify(index)
+    first = verify.verify(index)
     assert hashed.taken() == list(NAMES)
-    assert trust.verify(index) == first
+    assert verify.verify(index) == first
     Gallery(index, index.parent / "changes")
     assert hashed.taken() == []
 
 
 def test_a_file_with_another_time_is_hashed_again(index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     hashed.taken()
     os.utime(index / "index.faiss", ns=(1, 1))
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == ["index.faiss"]
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == []
 
 
 @pytest.mark.parametrize("replace", [True, False], ids=["another file", "in place"])
 def test_a_changed_byte_behind_the_old_size_and_time_is_noticed(replace: bool, index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     hashed.taken()
     path = index / "index.faiss"
     before, content = path.stat(), path.read_bytes()
@@ -381,21 +384,21 @@ def test_a_changed_byte_behind_the_old_size_and_time_is_noticed(replace: bool, i
 
 
 def test_the_same_content_in_another_file_is_hashed_again(index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     hashed.taken()
     path = index / "index.faiss"
     shutil.copy2(path, index.parent / "new")
     (index.parent / "new").replace(path)
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == ["index.faiss"]
 
 
 def test_a_remembered_file_is_hashed_again_for_another_trace(index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     hashed.taken()
-    content = json.loads(trust.trace_of(index).read_text())
+    content = json.loads(verify.trace_of(index).read_text())
     content["files"]["index.faiss"] = "0" * 64
-    trust.trace_of(index).write_text(json.dumps(content))
+    verify.trace_of(index).write_text(json.dumps(content))
     refused(index, "index.faiss is not the file", "expected 000000000000")
     assert hashed.taken() == ["index.faiss"]
 
@@ -412,10 +415,10 @@ def test_what_was_refused_is_not_remembered(index: Path, hashed: Hashed) -> None
 def test_two_indexes_of_one_name_are_remembered_side_by_side(
     index: Path, built: tuple[Path, Path], hashed: Hashed
 ) -> None:
-    trust.verify(index)
-    trust.verify(built[0])
+    verify.verify(index)
+    verify.verify(built[0])
     assert len(hashed.taken()) == 2 * len(NAMES)
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == []
 
 
@@ -424,12 +427,12 @@ def test_two_indexes_of_one_name_are_remembered_side_by_side(
     ids=lambda content: repr(content[:20]),
 )  # fmt: skip
 def test_a_broken_memory_costs_a_verification_and_is_mended(content: bytes, index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     memory_file().write_bytes(content)
     hashed.taken()
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == list(NAMES)
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == []
 
 
@@ -442,17 +445,17 @@ def test_where_nothing_can_be_remembered_it_is_verified_every_time(
     (index.parent / "file").write_bytes(b"")
     monkeypatch.setenv("LOOKALIKE_CACHE", str(index.parent / place))
     for _ in range(2):
-        trust.verify(index)
+        verify.verify(index)
         assert hashed.taken() == list(NAMES)
 
 
 def test_a_folder_in_the_place_of_the_memory_is_no_trouble(index: Path, hashed: Hashed) -> None:
-    trust.verify(index)
+    verify.verify(index)
     path = memory_file()
     path.unlink()
     path.mkdir()
     hashed.taken()
-    trust.verify(index)
+    verify.verify(index)
     assert hashed.taken() == list(NAMES)
 
 
@@ -462,7 +465,9 @@ HOSTILE = """
 import collections, json, os, random, resource, signal, sys
 from pathlib import Path
 import numpy as np
-from lookalike import files, indexes, manifest, trust
+from lookalike.base import files
+from lookalike.collection import verify
+from lookalike.index import files as indexes
 from lookalike.errors import LookalikeError
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -472,7 +477,7 @@ for seed in range(count):
     draw, changed = random.Random(seed), bytearray(content)
     changed[draw.randrange(len(content))] ^= draw.randrange(1, 256)
     path.write_bytes(changed)
-    files.write_json(trust.trace_of(folder), {"files": manifest.digests(folder)})
+    files.write_json(verify.trace_of(folder), {"files": files.digests(folder)})
     child = os.fork()
     if not child:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

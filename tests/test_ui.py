@@ -24,9 +24,9 @@ from import_graph import ROOT
 from PIL import Image
 from small_collection import Built
 
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
-from lookalike.network import load_embedding
+from lookalike.artifacts.descriptions import load_embedding
+from lookalike.base.errors import LookalikeError
+from lookalike.collection.collection import Gallery
 from lookalike.ui.launch import MAX_MEGABYTES, how
 
 pytestmark = pytest.mark.slow  # a server and a browser
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.slow  # a server and a browser
 streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
 from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
 
-from lookalike.ui import opened as ui_opened  # noqa: E402
+from lookalike.ui import session  # noqa: E402
 from lookalike.ui import tiles as ui_tiles  # noqa: E402
-from lookalike.ui.opened import Query, query_from  # noqa: E402
+from lookalike.ui.session import Query, query_from  # noqa: E402
 from proof.patience import patience  # noqa: E402
 
 APP = ROOT / "lookalike/ui/app.py"
@@ -192,14 +192,14 @@ def test_an_index_rebuilt_while_the_answer_is_looked_for_is_opened_anew(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = page()
-    real = ui_opened.Opened.answer
+    real = session.Opened.answer
 
-    def late(*given: Any) -> ui_opened.Answer:
-        monkeypatch.setattr(ui_opened.Opened, "answer", real)
+    def late(*given: Any) -> session.Answer:
+        monkeypatch.setattr(session.Opened, "answer", real)
         small_collection.build(built.folder, each=9)
         return real(*given)
 
-    monkeypatch.setattr(ui_opened.Opened, "answer", late)
+    monkeypatch.setattr(session.Opened, "answer", late)
     shown.session_state["trail"] = [Query("red/03.jpg")]
     shown.run()
     assert not shown.exception
@@ -247,7 +247,7 @@ def test_what_no_picture_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatc
         query_from(b"")
     with pytest.raises(LookalikeError, match=f"17 MB; {MAX_MEGABYTES} MB is the limit"):
         query_from(bytes(17 << 20))
-    monkeypatch.setattr(ui_opened, "MAX_PIXELS", 100)
+    monkeypatch.setattr(session, "MAX_PIXELS", 100)
     content = small_collection.picture(0)
     with pytest.raises(LookalikeError, match="more than max_pixels = 100"):
         query_from(_png(content))
@@ -255,7 +255,7 @@ def test_what_no_picture_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatc
 
 def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {*threading.enumerate()}
-    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+    opened = session.Opened(session.Places(*(built.folder / name for name in (
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
     for loading in {*threading.enumerate()} - before:  # the network
         loading.join()
@@ -272,8 +272,8 @@ def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatc
 
 
 def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui_opened, "REMEMBERED", 2)
-    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+    monkeypatch.setattr(session, "REMEMBERED", 2)
+    opened = session.Opened(session.Places(*(built.folder / name for name in (
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
     calls: list[bytes] = []
     monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(content) or np.ones(48, np.float32))
@@ -286,7 +286,7 @@ def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkey
 
 def test_the_weight_is_that_of_an_images_own_words_when_none_are_typed(built: Built) -> None:
     small_collection.build(built.folder, texts={"red/03.jpg": "sea", "blue/00.jpg": "sea"})
-    opened = ui_opened.Opened(ui_opened.Places(*(built.folder / name for name in (
+    opened = session.Opened(session.Places(*(built.folder / name for name in (
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
     alone, mixed = (opened.answer(Query("red/03.jpg"), 3, -1, None, None, weight).hits for weight in (0.0, 1.0))
     assert {hit.label for hit in alone} == {"red"}
@@ -327,7 +327,7 @@ def _quality() -> AppTest:
         from pathlib import Path
 
         from lookalike.ui import quality_page
-        from lookalike.ui.opened import Opened, Places
+        from lookalike.ui.session import Opened, Places
 
         names = ("data/index", "data/model", "data/changes", "data/raw", "metrics", "plots")
         quality_page.show(Opened(Places(*map(Path, names))))

@@ -1,1 +1,4 @@
-"""Search by picture over HTTP: `lookalike serve`. Needs requirements-serve.txt; no stage imports it."""
+"""The HTTP interface.
+
+Imports base, artifacts, images, runtimes, refinement, index and collection.
+"""

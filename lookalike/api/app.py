@@ -46,7 +46,7 @@ from lookalike.api.schema import (
 )
 from lookalike.api.service import Item, Service
 from lookalike.api.upload import declared_length, has_body, receive
-from lookalike.state import Hit
+from lookalike.collection.hits import Hit
 
 # FastAPI's own reports, which an environment variable could send elsewhere; asking whether costs time too.
 SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.network import Embedding
-from lookalike.runtimes import Embedder
+from lookalike.artifacts.descriptions import Embedding
+from lookalike.runtimes.registry import Embedder
 
 PATIENCE = 0.005  # seconds that a batch waits: for pictures that are being decoded, or for as many as came last time
 

@@ -7,10 +7,11 @@ import numpy as np
 
 from lookalike.api import ids, problems
 from lookalike.api.problems import Problem
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery, LabelError
-from lookalike.state import State, check_name
-from lookalike.tags import TextError
+from lookalike.base.errors import LookalikeError
+from lookalike.collection.collection import Gallery, LabelError
+from lookalike.collection.names import check_name
+from lookalike.collection.snapshot import State
+from lookalike.index.tags import TextError
 
 NAME_MOST = 200  # characters of a name, a label
 ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # by content; of the others, the format's name

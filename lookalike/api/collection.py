@@ -9,12 +9,12 @@ from lookalike.api import problems
 from lookalike.api.asking import Askers, Brief
 from lookalike.api.problems import Problem, retry
 from lookalike.api.settings import Settings
-from lookalike.errors import LookalikeError
-from lookalike.fa import faiss
-from lookalike.following import Rebuilt
-from lookalike.gallery import Gallery
-from lookalike.machine import cores
-from lookalike.pictures import Pictures
+from lookalike.base.errors import LookalikeError
+from lookalike.base.machine import cores
+from lookalike.collection.collection import Gallery
+from lookalike.collection.live_index import Rebuilt
+from lookalike.collection.picture_search import Pictures
+from lookalike.refinement.faiss_setup import faiss
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError, create_model
 
 from lookalike.api import problems
 from lookalike.api.problems import Problem
-from lookalike.errors import closest
+from lookalike.base.errors import closest
 
 
 class Direct(APIRoute):

@@ -1,4 +1,4 @@
-"""What a picture from a stranger must be, beyond what lookalike/images.py asks: one picture, and nothing else.
+"""What a picture from a stranger must be, beyond what lookalike/images/decode.py asks: one picture, and nothing else.
 
 Decoders run this, which need not wait for imports that only the server needs.
 """
@@ -9,8 +9,8 @@ from math import inf
 
 from PIL import Image, UnidentifiedImageError
 
-from lookalike import images
-from lookalike.images import FORMATS, ImageError
+from lookalike.images import decode as images
+from lookalike.images.decode import FORMATS, ImageError
 
 HEAD = 1024  # bytes in which a reader of PDF looks for its sign
 SIGNS = {b"<script": "a web page", b"<html": "a web page", b"<!doctype": "a web page", b"<svg": "an SVG",
@@ -34,7 +34,7 @@ class LaboriousError(ImageError):
 
 
 def square(content: bytes, size: int, how: str, max_pixels: int, most: float = inf) -> bytes:
-    """Decode an upload and make it a square, as lookalike.images.square does. Raises as `decode` does."""
+    """Decode an upload and make it a square, as lookalike.images.decode.square does. Raises as `decode` does."""
     return images.fitted(decode(content, max_pixels, most), size, how).tobytes()
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from lookalike.api import guard, problems
 from lookalike.api.problems import Problem, retry
 from lookalike.api.served import Run
-from lookalike.decoding import Decoders, TooSlowError
-from lookalike.images import ImageError
+from lookalike.images.decode import ImageError
+from lookalike.images.decoder import Decoders, TooSlowError
 
 T = TypeVar("T")
 

@@ -7,15 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lookalike import previews, thumbnails
 from lookalike.api import problems
 from lookalike.api.problems import Problem
-from lookalike.decoding import TooSlowError
-from lookalike.images import ImageError
-from lookalike.journal import Journal
-from lookalike.state import State
+from lookalike.collection import thumbnails
+from lookalike.collection.journal import Journal
+from lookalike.collection.snapshot import State
+from lookalike.images import previews
+from lookalike.images.decode import ImageError
+from lookalike.images.decoder import TooSlowError
 
-Run = Callable[..., Any]  # a function, its arguments -> what it returns; see lookalike.decoding.Decoder.run
+Run = Callable[
+    ..., Any
+]  # a function, its arguments -> what it returns; see lookalike.images.decode.decoder.Decoder.run
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def _bundled(folder: Path, version: str) -> Callable[[str], bytes]:
 
 
 def rendered(found: Stored, side: int | None, max_pixels: int, run: Run) -> Picture:
-    """Decode an original and encode it; see lookalike.previews.copy. `run` runs that in a decoder."""
+    """Decode an original and encode it; see lookalike.images.decode.previews.copy. `run` runs that in a decoder."""
     try:
         content, media_type = run(previews.copy, found.read(), side, max_pixels)
     except TooSlowError:

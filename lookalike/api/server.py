@@ -14,7 +14,7 @@ import uvicorn
 from lookalike.api.app import create
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 TOKEN_VARIABLE = "LOOKALIKE_TOKEN"  # noqa: S105
 GRACE = 30  # seconds for what is under way, when the server is to end

@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from lookalike import images
 from lookalike.api import guard, problems
 from lookalike.api.admission import Admission, Place
 from lookalike.api.asking import Askers
@@ -22,12 +21,14 @@ from lookalike.api.metrics import Metrics
 from lookalike.api.problems import Problem, retry
 from lookalike.api.served import Picture, Run, Stored, rendered, stored
 from lookalike.api.settings import Settings
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
-from lookalike.machine import cores
-from lookalike.network import Embedding, check_same_network
-from lookalike.runtimes import Embedder, openvino
-from lookalike.state import Hit
+from lookalike.artifacts.descriptions import Embedding, check_same_network
+from lookalike.base.errors import LookalikeError
+from lookalike.base.machine import cores
+from lookalike.collection.collection import Gallery
+from lookalike.collection.hits import Hit
+from lookalike.images import decode
+from lookalike.runtimes import openvino
+from lookalike.runtimes.registry import Embedder
 
 LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # of an upload that is decoded among the others; see guard.work
 HEAVY_MOST = 8  # other uploads at one time: they take up to 5 s each, and a client waits 10 s
@@ -253,9 +254,9 @@ class Service:
         if len(content) <= LIGHT_BYTES:
             with suppress(guard.LaboriousError), self._batcher.decoding():
                 square = await self._decode(self._light, guard.square, *job, LIGHT_WORK)
-                return self._batcher.submit(embedding, images.as_pixels(square))
+                return self._batcher.submit(embedding, decode.as_pixels(square))
         square = await self._decode(self._heavy, guard.square, *job)  # which no batch waits for
-        return self._batcher.submit(embedding, images.as_pixels(square))
+        return self._batcher.submit(embedding, decode.as_pixels(square))
 
     async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
         """Have a decoder do work(*job)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 TOKEN_LEAST = 16  # characters
 

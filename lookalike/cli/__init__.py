@@ -1,6 +1,10 @@
 """The command `lookalike`: search a collection by picture, change it, and see what it is."""
 
-from lookalike.cli import changing, searching, serving  # their commands join the group
-from lookalike.cli.base import app
+from lookalike.cli import (
+    changing,
+    searching,
+    serving,  # their commands join the group
+)
+from lookalike.cli.common import app
 
 __all__ = ["app", "changing", "searching", "serving"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from lookalike.cli.base import EXIT, Unreadable, app, contents, open_pictures, opens_a_collection, tell
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
+from lookalike.cli.common import EXIT, Unreadable, app, contents, open_pictures, opens_a_collection, tell
 
 
 @app.command(epilog=EXIT)
@@ -26,8 +26,8 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     lookalike add new.jpg --label cat
     lookalike add better.jpg --as cat/old.jpg --label cat --replace
     """
-    from lookalike.progress import progress_bar
-    from lookalike.state import check_name
+    from lookalike.base.script import progress_bar
+    from lookalike.collection.names import check_name
 
     opened = open_pictures(where, decodes=True)
     files = list(contents(pictures))
@@ -80,10 +80,12 @@ def fold(params: Path, **where: Path) -> None:
     Then `dvc repro` rebuilds the index from the folder. Originals that are replaced or removed are moved to
     data/changes/originals. Lines of removed images are taken out of index.tags.file.
     """
-    from lookalike import datasets, folding, indexes
-    from lookalike.params import UNUSED, load
+    from lookalike.base.params import UNUSED, load
+    from lookalike.collection import fold as folding
+    from lookalike.datasets import registry
+    from lookalike.index import build
 
-    settings, tags = load(params, "download", datasets.Settings), load(params, "index", indexes.Settings).tags
+    settings, tags = load(params, "download", registry.Settings), load(params, "index", build.Settings).tags
     tags_file = None if tags.file == UNUSED else Path(tags.file)
     done = folding.fold(open_pictures(where).gallery, settings, tags_file)
     tell(f"{done.written} images written to {settings.folder}, {done.removed} taken out; rebuild the index: dvc repro")

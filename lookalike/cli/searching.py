@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lookalike.cli.base import (
+from lookalike.cli.common import (
     EXIT,
     Command,
     Unreadable,
@@ -83,7 +83,7 @@ def search(
         hits = opened.search(None, k, min_similarity, label, text, text_weight)
         show(text, hits, as_json, several=False)
         if grid:
-            from lookalike.grid import found_for
+            from lookalike.cli.grid import found_for
 
             found.append(found_for(text, hits))
     for name, read in files:
@@ -92,11 +92,11 @@ def search(
             hits = opened.search(content, k, min_similarity, label, text, text_weight)
             show(name, hits, as_json, several=len(files) > 1)
             if grid:
-                from lookalike.grid import found_with
+                from lookalike.cli.grid import found_with
 
                 found.append(found_with(Path(name).name, content, hits))
     if grid and found:
-        from lookalike.grid import draw
+        from lookalike.cli.grid import draw
 
         draw(found, open_thumbnails(opened, images, where), len(opened.gallery.state), grid)
     unreadable.end()
@@ -122,7 +122,7 @@ def similar(
     hits = opened.gallery.similar(path, k, min_similarity, label, text, text_weight)
     show(path, hits, as_json, several=False)
     if grid:
-        from lookalike.grid import draw, found_from
+        from lookalike.cli.grid import draw, found_from
 
         thumbnails = open_thumbnails(opened, images, where)
         draw([found_from(path, opened.gallery, thumbnails, hits)], thumbnails, len(opened.gallery.state) - 1, grid)

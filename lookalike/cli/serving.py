@@ -9,8 +9,8 @@ from typing import Any
 import click
 from msgspec import to_builtins
 
-from lookalike.cli.base import EXIT, FOLDER, app, images_option, open_pictures, opens_a_collection, tell
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
+from lookalike.cli.common import EXIT, FOLDER, app, images_option, open_pictures, opens_a_collection, tell
 
 READ_AGAIN = 100_000_000  # pictures.MAX_PIXELS, by which what was added is read later; its import would slow --help
 
@@ -19,10 +19,10 @@ READ_AGAIN = 100_000_000  # pictures.MAX_PIXELS, by which what was added is read
 @opens_a_collection
 def info(**where: Path) -> None:
     """Say what the collection is, as JSON: images, classes, images with tags, index, network, changes."""
-    from lookalike import indexes
+    from lookalike.index import files
 
     gallery = open_pictures(where).gallery
-    state, design = gallery.state, indexes.load_plan(where["index"]).design
+    state, design = gallery.state, files.load_plan(where["index"]).design
     click.echo(json.dumps({
         "images": len(state),
         "classes": len(state.labels()),
@@ -56,9 +56,9 @@ def bundle(out: Path, without_changes: bool, images: Path | None, metrics: Path,
     lookalike search photo.jpg --index served/index --model served/model
     lookalike ui --index served/index --model served/model
     """
-    from lookalike import bundle as bundles
-    from lookalike import thumbnails
-    from lookalike.progress import progress_bar
+    from lookalike.base.script import progress_bar
+    from lookalike.collection import bundle as bundles
+    from lookalike.collection import thumbnails
 
     source = bundles.Source(where["index"], where["model"], images or thumbnails.beside(where["index"]), metrics, plots)
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ def serve(
         from lookalike.api import settings as known
     except ModuleNotFoundError as error:
         raise LookalikeError(f"{error.name} is not installed: pip install -r requirements-serve.txt") from None
-    from lookalike.thumbnails import beside
+    from lookalike.collection.thumbnails import beside
 
     settings["images"] = images or beside(settings["index"])
     token = server.token(token_file)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from lookalike.params import Section
+from lookalike.base.params import Section
 
 
 class Settings(Section, frozen=True):

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from lookalike.base.errors import LookalikeError
+from lookalike.datasets.archive import UNPACKED_MOST, safe_path, tar_files
 from lookalike.datasets.base import Item, Settings
-from lookalike.errors import LookalikeError
-from lookalike.fetch import UNPACKED_MOST, fetch, safe_path, tar_files
+from lookalike.datasets.download import fetch
 
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip?download=1"
 CHECKSUM = "md5:3138e1922a9193bfa496528edbbc45d0"

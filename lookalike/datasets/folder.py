@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from lookalike.base.csv_rows import rows
+from lookalike.base.errors import LookalikeError
+from lookalike.base.script import notice
 from lookalike.datasets.base import Item, Settings
-from lookalike.errors import LookalikeError
-from lookalike.images import SUFFIXES
-from lookalike.stage import notice
-from lookalike.table import rows
+from lookalike.images.decode import SUFFIXES
 
 
 def items(settings: Settings) -> Iterator[Item]:

@@ -1,1 +1,4 @@
-"""Training the last layers of a network so that images of one class come to lie together: the stage `finetune`."""
+"""Training the last layers of a network on the gallery's classes.
+
+Imports everything that trains and measures: base, artifacts, networks, runtimes, refinement and evaluation.
+"""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lookalike import caches
-from lookalike.files import new_file
+from lookalike.base import user_cache
+from lookalike.base.files import new_file
 
 STATE_FILE = "state.npz"
 
@@ -50,5 +50,5 @@ def load(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
         return None
     except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None  # damaged from outside: everything it held can be computed again
-    caches.touch(folder)
+    user_cache.touch(folder)
     return progress, arrays

@@ -6,7 +6,7 @@ have what the loss compares, a scalar; 0 where there is none. d(i, j) = |z_i - z
 
 from typing import Any
 
-from lookalike.tf import tf
+from lookalike.networks.keras_setup import tf
 
 FAR = 1e9  # beyond any distance or logarithm here
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from lookalike.params import Section
+from lookalike.base.params import Section
 
 Share = Annotated[float, Meta(ge=0, le=0.5)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]

@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from lookalike.errors import LookalikeError
-from lookalike.params import UNUSED
+from lookalike.base.errors import LookalikeError
+from lookalike.base.params import UNUSED
 
 Name = Literal["tensorflow", "openvino"]
 Choice = Literal["auto", "tensorflow", "openvino"]

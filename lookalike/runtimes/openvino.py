@@ -7,13 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import machine, network
-from lookalike.errors import LookalikeError
-from lookalike.params import UNUSED
+from lookalike.artifacts import descriptions
+from lookalike.base import machine
+from lookalike.base.errors import LookalikeError
+from lookalike.base.params import UNUSED
+from lookalike.networks import sizes
 from lookalike.runtimes.base import Embedder, Precision, installed
 
-NETWORK_FILES: tuple[str, ...] = (network.OPENVINO_FILE, network.OPENVINO_WEIGHTS_FILE)
-CODE: tuple[str, ...] = ("runtimes/openvino.py", "ov.py", "embedding.py", "company.py")
+NETWORK_FILES: tuple[str, ...] = (descriptions.OPENVINO_FILE, descriptions.OPENVINO_WEIGHTS_FILE)
+CODE: tuple[str, ...] = (
+    "runtimes/openvino.py",
+    "networks/openvino_setup.py",
+    "extraction/extractor.py",
+    "extraction/company.py",
+)
 # int8 stands for a quantised network, in which float32 is what was not quantised.
 HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "f32"}
 CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
@@ -23,9 +30,9 @@ def load(
     folder: Path, image_size: int, batch_size: int, precision: Precision, calibration: Path = Path(UNUSED)
 ) -> Embedder:
     """See `Runtime.load`. bfloat16 and float16 only where the processor has instructions for them."""
-    from lookalike.ov import ov
+    from lookalike.networks.openvino_setup import ov
 
-    network.check_size(network.describe(folder), image_size)
+    sizes.check_size(descriptions.describe(folder), image_size)
     core = ov.Core()
     if precision != "float32" and precision not in usable():
         raise LookalikeError(
@@ -33,11 +40,11 @@ def load(
             f"set it to one of {', '.join(usable())}"
         )
     if precision == "int8":
-        from lookalike.quantization import quantized
+        from lookalike.runtimes.quantization import quantized
 
         path = quantized(folder, image_size, calibration)
     else:
-        path = folder / network.OPENVINO_FILE
+        path = folder / descriptions.OPENVINO_FILE
     try:
         model = core.read_model(path)
         model.reshape([batch_size, image_size, image_size, 3])
@@ -60,7 +67,7 @@ def load(
 
 def usable() -> list[str]:
     """The precisions that the processor has instructions for."""
-    from lookalike.ov import ov
+    from lookalike.networks.openvino_setup import ov
 
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, capability in CAPABILITIES.items() if capability in able and _compiles(name)]
@@ -70,7 +77,7 @@ def _compiles(precision: str) -> bool:
     """Whether a convolution compiles; OpenVINO also lists what oneDNN is told not to use (ONEDNN_MAX_CPU_ISA)."""
     from openvino import opset13 as ops
 
-    from lookalike.ov import ov
+    from lookalike.networks.openvino_setup import ov
 
     pixels = ops.parameter([1, 3, 8, 8], np.float32)
     mean = ops.convolution(pixels, np.full((4, 3, 3, 3), 1 / 27, np.float32), [1, 1], [0, 0], [0, 0], [1, 1])

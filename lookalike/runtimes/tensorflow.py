@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike import machine, stage
-from lookalike.errors import LookalikeError
-from lookalike.network import ARCHITECTURE_FILE, WEIGHTS_FILE
-from lookalike.params import UNUSED
+from lookalike.artifacts.descriptions import ARCHITECTURE_FILE, WEIGHTS_FILE
+from lookalike.base import machine, script
+from lookalike.base.errors import LookalikeError
+from lookalike.base.params import UNUSED
+from lookalike.networks.vit_presets import TOWERS
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
-from lookalike.towers import TOWERS
 
 GPU_LIBRARIES = "pip install -r requirements-gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
-    "runtimes/tensorflow.py", "backbones.py", "towers.py", "transformers.py", "tf.py", "embedding.py", "company.py",
+    "runtimes/tensorflow.py", "networks/backbones.py", "networks/vit_presets.py", "networks/vit.py",
+    "networks/keras_setup.py", "extraction/extractor.py", "extraction/company.py",
 )  # fmt: skip
 
 
@@ -29,8 +30,8 @@ def load(
     """See `Runtime.load`. float16 and bfloat16 are Keras's mixed precision: weights and pooling stay float32."""
     if precision == "int8":
         raise LookalikeError("extract.precision is int8, which extract.runtime=tensorflow has not; set it to openvino")
-    from lookalike import backbones
-    from lookalike.tf import tf
+    from lookalike.networks import backbones
+    from lookalike.networks.keras_setup import tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if machine.gpu_names() and not gpus:
@@ -61,15 +62,15 @@ def sees_gpu() -> bool:
     names, libraries = machine.gpu_names(), _cuda()
     if not libraries:
         if names:
-            stage.notice("extract", f"{names[0]} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+            script.notice("extract", f"{names[0]} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
         return False
     if not names and not any("metal" in library for library in libraries):
         return False
-    from lookalike.tf import tf
+    from lookalike.networks.keras_setup import tf
 
     seen = bool(tf.config.list_physical_devices("GPU"))
     if names and not seen and not _hidden():
-        stage.notice("extract", f"{names[0]} is not used: {_unseen(names[0])}")
+        script.notice("extract", f"{names[0]} is not used: {_unseen(names[0])}")
     return seen
 
 
@@ -88,7 +89,7 @@ def _unseen(name: str) -> str:
 def _without_gpu(name: str) -> None:
     """Say that TensorFlow does not use a GPU that is there; raise if that may be another time."""
     if not _cuda():
-        stage.notice("extract", f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+        script.notice("extract", f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
     elif not _hidden():
         raise LookalikeError(_unseen(name))  # what the CPU computes now would pass for the GPU's in the cache
 

@@ -1,1 +1,4 @@
-"""The browser page, on Streamlit."""
+"""The browser page.
+
+Imports base, artifacts, images, collection and, for captions, report.
+"""

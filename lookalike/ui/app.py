@@ -13,11 +13,12 @@ from typing import Any
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from lookalike import network, thumbnails
-from lookalike.errors import LookalikeError
-from lookalike.following import Rebuilt
+from lookalike.artifacts import descriptions
+from lookalike.base.errors import LookalikeError
+from lookalike.collection import thumbnails
+from lookalike.collection.live_index import Rebuilt
 from lookalike.ui import quality_page, search_page
-from lookalike.ui.opened import Opened, Places
+from lookalike.ui.session import Opened, Places
 
 # Streamlit leaves a fifth of a screen empty above, and its titles take two lines of a phone.
 STYLE = """<style>
@@ -83,7 +84,7 @@ def _places(arguments: list[str]) -> Places:
     given = parser.parse_args(arguments)
     bundle = given.index.parent if (given.index.parent / "bundle.json").is_file() else Path()
     return Places(
-        given.index, given.model or network.beside(given.index),
+        given.index, given.model or descriptions.beside(given.index),
         given.changes or given.index.with_name("changes"),
         given.images or thumbnails.beside(given.index),
         given.metrics or bundle / "metrics",

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 MAX_MEGABYTES = 16  # of a picture
 SETTINGS = {

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lookalike.figures import FIGURES
-from lookalike.ui.opened import Opened
+from lookalike.report.captions import FIGURES
+from lookalike.ui.session import Opened
 
 CARDS = (
     ("mAP", "how well everything of a class comes first"),

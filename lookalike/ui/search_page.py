@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lookalike.errors import LookalikeError
-from lookalike.following import Rebuilt
+from lookalike.base.errors import LookalikeError
+from lookalike.collection.live_index import Rebuilt
 from lookalike.ui import tiles
-from lookalike.ui.opened import MAX_BYTES, Opened, Query, query_from
+from lookalike.ui.session import MAX_BYTES, Opened, Query, query_from
 from lookalike.ui.tiles import Tile
 
 SOURCES = ("Your picture", "Camera", "Collection")

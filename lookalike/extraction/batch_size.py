@@ -1,0 +1,54 @@
+"""Trying which batch size is fastest here. What was found is kept in the user's cache folder: bits depend on it."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from lookalike.base import script, user_cache
+from lookalike.extraction.cache import Recipe
+from lookalike.runtimes.registry import Embedder, OutOfMemory
+
+TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
+GAIN = 1.05  # a larger batch must be faster by this much: it takes more memory
+SECONDS = 2.0  # of measurement a size
+
+
+def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
+    """Find the batch size with the most images a second, or the one found earlier for the same recipe.
+
+    recipe  its own batch size does not matter.
+    load    returns the network for batches of a given size.
+
+    Doubles the batch from 8 until that gains less than 5 %, or does not fit into memory.
+    """
+
+    def tell(error: str) -> None:
+        script.notice("extract", f"the batch size found cannot be kept ({error}); another run may find another")
+
+    found = user_cache.remembered("batch_sizes", recipe.fingerprint[:32], lambda: _fastest(recipe, load), tell)
+    return found if isinstance(found, int) else _fastest(recipe, load)
+
+
+def _fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
+    best, rate = TRIED[0], 0.0
+    for size in TRIED:
+        try:
+            now = _images_per_second(load(size), np.zeros((size, recipe.image_size, recipe.image_size, 3), np.uint8))
+        except OutOfMemory:
+            if not rate:
+                raise
+            break
+        if now < GAIN * rate:
+            break
+        best, rate = size, now
+    return best
+
+
+def _images_per_second(embedder: Embedder, batch: np.ndarray) -> float:
+    embedder(batch)  # the first call compiles
+    runs, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < SECONDS:
+        embedder(batch)
+        runs += 1
+    return runs * len(batch) / spent

@@ -1,0 +1,230 @@
+"""Embeddings kept between runs, found by what was embedded and by everything that decides the result's bits.
+
+One SQLite file for each way of embedding, a `Recipe`; in it, one row an image, found by the SHA-256 of its pixels. The
+file is at once the journal of a run: rows are committed every second, so that a run that is killed, however, goes on
+where it was. SQLite makes an append whole or absent; each row has a checksum besides, and a row that fails it counts as
+absent. A file that is no cache of ours, or is damaged, is set aside.
+
+What a cache returns is what would be computed, every bit. So a recipe leans towards naming too much, which only costs a
+second computation.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from lookalike.base import user_cache
+from lookalike.base.errors import LookalikeError
+
+FORMAT = 1  # of the file and of the recipe; another format has other file names
+OURS = 0x4C4B414C  # "LKAL", in the header of every file of ours
+SUFFIX = ".sqlite"
+DAMAGED = ".damaged"
+COMMIT_EVERY = 1.0  # seconds; a kill costs as much, and the batches under way
+LOOKUP = 500  # keys a query; SQLite's oldest limit is 999
+WAIT = 60.0  # seconds for another process that is writing; it writes for milliseconds
+SCHEMA = (
+    "CREATE TABLE about (recipe TEXT NOT NULL)",
+    "CREATE TABLE rows (pixels BLOB PRIMARY KEY, embedding BLOB NOT NULL, checksum INTEGER NOT NULL)",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the bits of an embedding, besides the pixels."""
+
+    backbone: str  # for people; `network` says it all
+    layer: str
+    pooling: str
+    network: str  # SHA-256 over the network files that the runtime reads; the backbone's name decides the normalisation
+    image_size: int
+    runtime: str  # name and version of every library that computes
+    precision: str
+    batch_size: int
+    calibration: str  # SHA-256 of what int8 was calibrated on, or ""
+    code: str  # SHA-256 over the modules of ours that compute
+    processor: str  # CPU, its features, GPU
+    dim: int  # D
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over all of it."""
+        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
+
+
+class EmbeddingCache:
+    """The kept embeddings of one recipe; safe to share between threads, and its file between processes.
+
+    with EmbeddingCache(recipe) as cache: found = cache.get(keys)
+
+    Raises LookalikeError when the disk is full: what was committed is kept, and the next run goes on from it. Whatever
+    else is wrong, the work goes on without keeping, or with a new file, and the user is told.
+    """
+
+    def __init__(self, recipe: Recipe, tell: Callable[[str], None]) -> None:
+        """Open the file, or make it; `tell` takes what a user should know."""
+        self.recipe = recipe
+        self._tell = tell
+        self.path = user_cache.folder("embeddings") / f"{recipe.fingerprint[:32]}{SUFFIX}"
+        self._writable = True
+        self._waiting: dict[bytes, bytes] = {}
+        self._committed = time.monotonic()
+        self._lock = threading.RLock()
+        self._file: sqlite3.Connection | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error)
+            if not self._writable:
+                self._close()
+
+    def get(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
+        """Find embeddings, float32 (D,), by the SHA-256 of their images' pixels; keys that are unknown are left out."""
+        with self._lock:
+            found = {key: self._waiting[key] for key in keys if key in self._waiting}
+            rest = [key for key in keys if key not in found]
+            for start in range(0, len(rest), LOOKUP):
+                found |= self._select(rest[start : start + LOOKUP])
+        return {key: np.frombuffer(row, np.float32) for key, row in found.items()}
+
+    def put(self, key: bytes, embedding: np.ndarray) -> None:
+        """Remember one embedding, float32 (D,); it is on disk after the next `commit`."""
+        with self._lock:
+            self._waiting[key] = embedding.tobytes()
+
+    def commit(self, *, now: bool = True) -> None:
+        """Write what is waiting, whole or not at all. With now=False: if the last time is a second ago."""
+        with self._lock:
+            if not now and time.monotonic() - self._committed < COMMIT_EVERY:
+                return
+            rows = [(key, row, _checksum(key, row)) for key, row in self._waiting.items()]
+            try:
+                self._write(rows)
+            except sqlite3.Error as error:
+                self._failed(error)
+                self._write(rows)  # if a damaged file was set aside, into the new one
+            self._waiting.clear()
+            self._committed = time.monotonic()
+
+    def __enter__(self) -> "EmbeddingCache":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.commit()
+        finally:
+            self._close()
+
+    def _open(self) -> None:
+        file = self._file = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        file.execute("PRAGMA page_size = 65536")  # bytes, of a new file: rows of several KB waste little of a page
+        try:
+            file.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:  # read-only, or another process holds it
+            self._failed(error)
+        if _number(file) != OURS:
+            if not self._writable or file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise sqlite3.DatabaseError("it is another program's")
+            for statement in SCHEMA:
+                file.execute(statement)
+            file.execute(f"PRAGMA application_id = {OURS}")
+            file.execute("INSERT INTO about VALUES (?)", [json.dumps(asdict(self.recipe))])
+        if self._writable:
+            file.execute("COMMIT")
+            user_cache.touch(self.path)
+
+    def _select(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        marks = ",".join("?" * len(keys))
+        query = f"SELECT pixels, embedding, checksum FROM rows WHERE pixels IN ({marks})"  # noqa: S608  question marks
+        try:
+            rows = self._file.execute(query, keys).fetchall() if self._file else []
+        except sqlite3.Error as error:
+            self._failed(error)
+            return {}
+        size = 4 * self.recipe.dim  # bytes
+        return {key: row for key, row, checksum in rows if len(row) == size and checksum == _checksum(key, row)}
+
+    def _write(self, rows: list[tuple[bytes, bytes, int]]) -> None:
+        if rows and self._file and self._writable:
+            self._file.execute("BEGIN IMMEDIATE")
+            self._file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", rows)
+            self._file.execute("COMMIT")
+
+    def _failed(self, error: Exception) -> None:
+        """Go on after an error of SQLite's: without writing, or with a new file; or raise if the disk is full."""
+        name = getattr(error, "sqlite_errorname", "")
+        if self._file and self._file.in_transaction:
+            self._file.rollback()
+        if name == "SQLITE_READONLY_DBMOVED":  # it was pruned while it was open
+            self._close()
+            self._open()
+            return
+        if name == "SQLITE_FULL":
+            self._close()
+            raise LookalikeError(
+                f"{self.path.parent}: the disk is full. What was embedded until now is kept there; make room (to see "
+                "what is kept: python -m lookalike.cli.cache), or set LOOKALIKE_CACHE to another folder, and run again"
+            ) from None
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            self._set_aside(error)
+        elif self._writable:
+            self._writable = False
+            self._tell(
+                f"{self.path.parent}: nothing can be kept there ({error}), so a killed run starts over; make it "
+                "writable, or set LOOKALIKE_CACHE to a folder that is"
+            )
+
+    def _set_aside(self, error: Exception) -> None:
+        self._close()
+        try:
+            for suffix in ("-journal", ""):  # the journal first: it must not be played into a new file
+                path = self.path.with_name(self.path.name + suffix)
+                if path.exists():
+                    path.replace(path.with_name(path.name + DAMAGED))
+            self._tell(f"{self.path} cannot be read ({error}); it was set aside as *{DAMAGED}, and a new one begun")
+            self._open()
+        except (OSError, sqlite3.Error) as denied:
+            self._writable = False
+            self._tell(f"{self.path} cannot be read ({error}) nor set aside ({denied}); going on without it")
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file = None
+
+
+def _number(file: sqlite3.Connection) -> int:
+    return int(file.execute("PRAGMA application_id").fetchone()[0])
+
+
+def _checksum(key: bytes, row: bytes) -> int:
+    return zlib.crc32(row, zlib.crc32(key))
+
+
+def describe(path: Path) -> str:
+    """Say for a person what a file in the cache's folder holds."""
+    if path.suffix != SUFFIX:
+        return f"{path.name}: set aside, or not ours"
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT)) as file:
+            if _number(file) != OURS:
+                return f"{path.name}: not ours"
+            recipe = json.loads(file.execute("SELECT recipe FROM about").fetchone()[0])
+            (count,) = file.execute("SELECT count(*) FROM rows").fetchone()
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        return f"{path.name}: cannot be read ({error})"
+    names = ("backbone", "layer", "pooling", "image_size", "precision", "batch_size", "runtime")
+    return f"{count} images by " + " ".join(str(recipe.get(name, "?")) for name in names)

@@ -1,0 +1,200 @@
+"""Tags: words that somebody gave to images, compared by TF-IDF.
+
+    words     of a text: case folded, accents taken off, runs of letters, digits and underscores
+    weight    w(t, d) = (1 + ln tf(t, d)) idf(t), of each word t of an image or a query d, scaled to length 1
+              idf(t) = 1 + ln((1 + n) / (1 + df(t))), n images that have words, df(t) of them the word t
+    cosine    sum over t of w(t, query) w(t, image): 0 without a word in common, 1 for the same words
+
+Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 6.2 to 6.4; the ones added in idf are
+scikit-learn's, whose TfidfVectorizer fits. A query is weighed here, by the same formula: a machine that only searches
+has no scikit-learn. Words that no image has count for nothing.
+
+On disk, beside the index, as an inverted file, of which a query reads what its words need:
+
+    tags.json         weight, images, and the T words in order
+    tags_idf.npy      float32, (T,)
+    tags_starts.npy   int64, (T + 1,): entries starts[t] to starts[t + 1] are of word t
+    tags_rows.npy     int32, (E,): the image of each entry, ascending within a word
+    tags_weights.npy  float32, (E,)
+    tags_texts.json   the text of each image, by its path
+"""
+
+import json
+import re
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+from lookalike.base import csv_rows
+from lookalike.base.errors import LookalikeError
+from lookalike.base.files import write_json
+from lookalike.base.params import Section
+
+FILE, TEXTS_FILE = "tags.json", "tags_texts.json"
+ARRAYS = ("idf", "starts", "rows", "weights")
+HINTED = 5000  # words up to which the nearest are looked for, which takes milliseconds
+
+
+class TextError(LookalikeError):
+    """A text that the collection cannot be searched with: the question is at fault, not the collection."""
+
+
+class Settings(Section, frozen=True):
+    """Section `index.tags` of params.yaml."""
+
+    file: str
+    weight: Annotated[float, Meta(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A query: numbers of its words, int64 (m,), ascending, and their weights, float32 (m,), of length 1."""
+
+    terms: np.ndarray
+    weights: np.ndarray
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in order.
+
+    >>> words("Café-Tasse, ROT (No. 7)")
+    ['cafe', 'tasse', 'rot', 'no', '7']
+    """
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return re.findall(r"\w+", "".join(sign for sign in plain if not unicodedata.combining(sign)))
+
+
+def read(file: Path, paths: np.ndarray) -> dict[int, str]:
+    """Read a CSV of path and text: the text of each row that has words, rows ascending.
+
+    paths  str, (N,), of the collection, sorted.
+
+    Raises LookalikeError, with the line, for a path that is unknown or there twice, a file without any word, and what
+    `table.rows` refuses.
+    """
+    if not file.is_file():
+        raise LookalikeError(f"index.tags.file is {file}, which does not exist; name a CSV of path,text, or data/none")
+    row_of = {path: row for row, path in enumerate(paths.tolist())}
+    found: dict[int, tuple[str, str]] = {}
+    for where, fields in csv_rows.rows(file, ("path", "text")):
+        row = row_of.get(fields["path"])
+        if row is None:
+            raise LookalikeError(
+                f"{where}: {fields['path']!r} is no image of the collection; paths are as in image_paths.npy, such as "
+                f"{str(paths[0])!r}. Mend the path or take out the line (was the picture rejected? "
+                "data/processed/rejected.csv)"
+            )
+        if row in found:
+            raise LookalikeError(
+                f"{where}: {fields['path']!r} is there already, in {found[row][0].rpartition(', ')[2]}; put both texts "
+                "into one line"
+            )
+        found[row] = where, fields["text"].strip()
+    texts = {row: text for row, (_, text) in sorted(found.items()) if words(text)}
+    if not texts:
+        raise LookalikeError(
+            f"{file}: none of its {len(found)} lines gives an image a word; fill the column text, or set "
+            "index.tags.file to data/none"
+        )
+    return texts
+
+
+class Tags:
+    """The words of a collection's images."""
+
+    def __init__(
+        self, weight: float, images: int, terms: list[str], idf: np.ndarray, starts: np.ndarray, rows: np.ndarray,
+        weights: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Take what the module's head describes; `weight` is what a search gives words beside a picture."""
+        self.weight, self.images, self.terms = weight, images, terms
+        self.idf, self.starts, self.rows, self.weights = idf, starts, rows, weights
+
+    @classmethod
+    def fit(cls, texts: dict[int, str], weight: float) -> "Tags":
+        """Weigh the words of images, given by their rows, ascending; each text has a word."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # seconds to import
+
+        vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32)
+        matrix = vectorizer.fit_transform(texts.values()).tocsc()  # (n, T)
+        matrix.sort_indices()
+        rows = np.array(list(texts), np.int32)[matrix.indices]
+        terms = vectorizer.get_feature_names_out().tolist()
+        idf, starts = vectorizer.idf_.astype(np.float32), matrix.indptr.astype(np.int64)
+        return cls(weight, len(texts), terms, idf, starts, rows, matrix.data)
+
+    def save(self, folder: Path, texts: dict[str, str]) -> None:
+        """Write them, and the texts that they come from, by path, into an index's folder."""
+        write_json(folder / FILE, {"weight": self.weight, "images": self.images, "terms": self.terms})
+        write_json(folder / TEXTS_FILE, texts)
+        for name in ARRAYS:
+            np.save(folder / f"tags_{name}.npy", getattr(self, name), allow_pickle=False)
+
+    def query(self, text: str) -> Words:
+        """Weigh the words of a query. Raises TextError where no image has any of them."""
+        weighed = self.weigh(text)
+        if weighed is None:
+            raise TextError(f"no image's tags have a word of {text!r}{self._hint(words(text))}")
+        return weighed
+
+    def weigh(self, text: str) -> Words | None:
+        """Likewise; None where no image has any of them."""
+        counts = {self._term(word): count for word, count in sorted(Counter(words(text)).items())}
+        known = {term: count for term, count in counts.items() if term is not None}
+        if not known:
+            return None
+        terms = np.array(list(known))
+        weights = (1 + np.log(list(known.values()))) * self.idf[terms]
+        return Words(terms, (weights / np.linalg.norm(weights)).astype(np.float32))
+
+    def own(self, row: int) -> Words | None:
+        """The words of an image; None if it has none."""
+        entries = np.flatnonzero(self.rows == row)
+        if not len(entries):
+            return None
+        return Words(np.searchsorted(self.starts, entries, side="right") - 1, np.asarray(self.weights[entries]))
+
+    def match(self, query: Words) -> tuple[np.ndarray, np.ndarray]:
+        """Images that share a word with a query: rows, int64 (m,), ascending, and cosines, float32 (m,), above 0."""
+        entries = [slice(self.starts[term], self.starts[term + 1]) for term in query.terms.tolist()]
+        parts = [weight * self.weights[own] for own, weight in zip(entries, query.weights, strict=True)]
+        rows, place = np.unique(np.concatenate([self.rows[own] for own in entries]), return_inverse=True)
+        cosines = np.bincount(place, np.concatenate(parts))  # float64
+        return rows.astype(np.int64), np.minimum(cosines, 1).astype(np.float32)
+
+    def _term(self, word: str) -> int | None:
+        place = bisect_left(self.terms, word)
+        return place if place < len(self.terms) and self.terms[place] == word else None
+
+    def _hint(self, asked: list[str]) -> str:
+        from difflib import get_close_matches
+
+        if len(self.terms) > HINTED:
+            return ""
+        near = [match for word in asked[:3] for match in get_close_matches(word, self.terms, n=2)]
+        return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def load_texts(folder: Path) -> dict[str, str]:
+    """The text of each image of an index, by its path; none if it has no tags."""
+    try:
+        return dict(json.loads((folder / TEXTS_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def load(folder: Path) -> Tags | None:
+    """Open the tags of an index that was verified, arrays memory-mapped; None if it has none."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        # Views: a memory map's own indexing takes longer than to read what it is asked for.
+        maps = [np.asarray(np.load(folder / f"tags_{name}.npy", "r", allow_pickle=False)) for name in ARRAYS]
+        return Tags(content["weight"], content["images"], content["terms"], *maps)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,4 @@
+"""Making embeddings compare better without a label, and FAISS, configured.
+
+Imports base and artifacts.
+"""
