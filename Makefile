@@ -32,7 +32,7 @@ FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' '
 TESTED := .venv/tested-$(shell printf '%s\n' $(sort $(wildcard $(FILES))) | cksum | cut -d' ' -f1)
 
 # The library's sources, and a file that says which branches of them each file of tests takes.
-SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py finetune/*.py)
+SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py stages/*/*.py)
 COVERED := .venv/covered/doctests $(patsubst tests/%.py,.venv/covered/%,$(wildcard tests/test_*.py))
 
 define CHECKS

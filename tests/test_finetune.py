@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow  # TensorFlow trains networks
 
 SETTINGS = params.load(ROOT / "params.yaml", "finetune", Settings)
 PROTOCOL = params.load(ROOT / "params.yaml", "protocol", protocol.Settings)
-COMMAND = ("python", "finetune/finetune.py", "data/processed", "data/model", "data/finetuned")
+COMMAND = ("python", "stages/finetune/finetune.py", "data/processed", "data/model", "data/finetuned")
 LAST = "block_6_expand_relu"  # of MobileNetV2; what lies behind it is not needed here
 SMALL = {
     "download__limit_per_class": 12, "preprocess__image_size": 32, "model__backbone": "MobileNetV2",
@@ -564,13 +564,13 @@ def test_on_and_off_re_run_what_they_must(home: Project) -> None:
     assert "evaluate" in (status := home.run("dvc", "status").stdout) and "finetune" not in status  # not run here
     assert "finetune" not in home.run("dvc", "stage", "list", "--all").stdout
     home.set(finetune__networks=["finetuned"], extract__model="data/finetuned")
-    assert home.repro("extract") == ["finetune/dvc.yaml:finetune@finetuned", "extract"]
+    assert home.repro("extract") == ["stages/finetune/dvc.yaml:finetune@finetuned", "extract"]
     assert features.read_bytes() != before
     assert describe(home.folder / "data/finetuned").weights == "finetuned"
     assert home.repro("extract") == []
     unknown = home.run("git", "status", "--porcelain").stdout.splitlines()
     assert {line.split()[-1] for line in unknown} == {
-        "data/finetuned.json", "data/finetuned_curves/", "dvc.lock", "finetune/dvc.lock", "params.yaml"
+        "data/finetuned.json", "data/finetuned_curves/", "dvc.lock", "stages/finetune/dvc.lock", "params.yaml"
     }  # fmt: skip
     home.set(finetune__networks=[], extract__model="data/model")
     assert home.repro("extract") == ["extract"]
@@ -586,7 +586,7 @@ def test_the_stage_declares_what_it_runs_and_reads(tmp_path: Path) -> None:
     script = ROOT / stage.script
     assert stage.command == " ".join(COMMAND) and stage.command in script.read_text() and stage.description
     assert stage.sections == sections_read({stage.script})
-    code = {dep for dep in stage.deps if dep.startswith(("lookalike", "finetune/"))}
+    code = {dep for dep in stage.deps if dep.startswith(("lookalike", "stages/"))}
     files = {
         path.relative_to(ROOT).as_posix()
         for dep in code

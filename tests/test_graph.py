@@ -279,7 +279,7 @@ def test_no_module_is_left_that_nothing_runs() -> None:
         for name in modules
         if name.endswith("/__main__.py") or 'if __name__ == "__main__"' in (ROOT / name).read_text()
     ]
-    scripts = [*(ROOT / stage.script for stage in STAGES.values()), *(ROOT / "finetune").glob("*.py")]
+    scripts = [*(ROOT / stage.script for stage in STAGES.values()), *(ROOT / "stages/finetune").glob("*.py")]
     used = set().union(*map(project_files, [*scripts, *doors]))
     assert modules - used == set()
 

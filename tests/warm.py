@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOCKET = "LOOKALIKE_TEST_WARM"  # variable that names the socket
-SCRIPTS = ("stages/", "finetune/")
+SCRIPTS = ("stages/",)
 DVC = [
     "dvc.cli.parser", "dvc.fs.dvc", "dvc.fs.git", "dvc.repo.checkout", "dvc.repo.experiments.run", "dvc.repo.fetch",
     "dvc.repo.metrics.diff", "dvc.repo.plots", "dvc.repo.push", "dvc.repo.reproduce", "dvc.repo.status",

@@ -9,7 +9,7 @@ Writes  data/finetuned                      a network of the same files as data/
 
 Only the gallery of the `protocol` split is trained on: never a query, nor an image with the same bytes as one.
 
-    python finetune/finetune.py data/processed data/model data/finetuned
+    python stages/finetune/finetune.py data/processed data/model data/finetuned
 """
 
 import sys
