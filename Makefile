@@ -88,7 +88,7 @@ real: .venv/pipeline .venv/dev
 coverage: $(COVERED)
 	$(BIN)/coverage combine --quiet --keep .venv/covered
 	$(BIN)/coverage report
-	$(RUN) python proof/uncovered.py
+	$(RUN) python proof/suite/uncovered.py
 
 # One file of tests at a time, so that a run that is stopped goes on where it was.
 .venv/covered/%: tests/%.py tests/conftest.py $(SOURCES) | .venv/dev
@@ -102,7 +102,7 @@ coverage: $(COVERED)
 	@touch $@
 
 mutants: .venv/proof
-	$(RUN) python proof/mutants.py
+	$(RUN) python proof/suite/mutants.py
 
 .venv/pipeline: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
 
-from benchmarks import base
+from benchmarks import common
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 
@@ -38,7 +38,7 @@ def markdown(table: pd.DataFrame) -> str:
     for column in ("mAP raw", "mAP", "P@1 raw", "P@1"):
         shown[column] = [f"{value:.3f}" for value in table[column]]
     shown["Pareto"] = ["yes" if front else "" for front in table["Pareto"]]
-    return base.markdown(shown.drop(columns="protocol"))
+    return common.markdown(shown.drop(columns="protocol"))
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

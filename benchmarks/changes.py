@@ -20,7 +20,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks import base
+from benchmarks import common
 from lookalike.base import params, script
 from lookalike.base.machine import cores, cpu_name
 from lookalike.collection.overlay import Changed
@@ -39,12 +39,12 @@ REPEATS = 5
 
 def main() -> None:
     """Read the arguments, measure, print two tables."""
-    parser = base.parser(__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("--share", type=float, default=0.1, help="of the gallery that is added (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="write the first table here too")
     args = parser.parse_args()
-    collection, images = base.load(args)
+    collection, images = common.load(args)
     split = protocol.split(
         collection.paths, collection.labels, images.sha256, params.load(args.params, "protocol", protocol.Settings)
     )
@@ -73,10 +73,10 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(f"{' '.join(['python', *sys.argv])}\n{cpu_name()}, {cores()} cores\n")
     print(f"{len(kept)} images indexed, {len(added)} added ({len(added) / len(order):.1%} of all)\n")
-    print(base.markdown(table))
+    print(common.markdown(table))
     print(f"\nMedian milliseconds a search of projected queries, k = {FIRST}\n")
     searches = costs(gallery, ways["as `add` does it"], refinement.project(features[split.queries]))
-    print(base.markdown(pd.DataFrame(searches)))
+    print(common.markdown(pd.DataFrame(searches)))
     if args.csv:
         table.to_csv(args.csv, index=False)
 

@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.base import markdown
+from benchmarks.common import markdown
 from benchmarks.refinement import grid
 from lookalike.artifacts.arrays import Images, load_images
 from lookalike.base import machine, params, script

@@ -41,7 +41,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.base import markdown
+from benchmarks.common import markdown
 from benchmarks.serving import request, served
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks import base
+from benchmarks import common
 from lookalike.artifacts.arrays import Collection, Images
 from lookalike.base import params, script
 from lookalike.base.errors import LookalikeError, closest
@@ -43,7 +43,7 @@ RESAMPLES = 1000
 
 def main() -> None:
     """Read the arguments, measure each combination, print the table."""
-    parser = base.parser(__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=V1,V2", help="values of an index.refine key")
     parser.add_argument(
         "--ablation", action="store_true", help="each part of params.yaml's refinement alone, and all but it"
@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "index", build.Settings).refine
     protocol_settings = params.load(args.params, "protocol", protocol.Settings)
-    collection, images = base.load(args)
+    collection, images = common.load(args)
     splits = choose_splits(collection, images, protocol_settings, args.seeds, args.validation)
     rows = ablation(settings) if args.ablation else grid(settings, args.set)
 
@@ -69,7 +69,7 @@ def main() -> None:
                       "gain": f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"})  # fmt: skip
     frame = pd.DataFrame(table)
     print(f"{len(splits)} splits, {len(splits[0].queries)} queries, gallery {len(splits[0].gallery)}\n")
-    print(base.markdown(frame))
+    print(common.markdown(frame))
     if args.csv:
         frame.to_csv(args.csv, index=False)
 

@@ -35,7 +35,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.base import markdown
+from benchmarks.common import markdown
 from lookalike.api import ids
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script as stage

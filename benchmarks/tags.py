@@ -19,7 +19,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks import base
+from benchmarks import common
 from lookalike.base import params, script
 from lookalike.evaluation import protocol
 from lookalike.evaluation.measure import evaluate
@@ -34,13 +34,13 @@ K = 10
 
 def main() -> None:
     """Read the arguments, draw the words, measure, print a table."""
-    parser = base.parser(__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("--tagged", type=float, default=0.8, help="share that has words (default: %(default)s)")
     parser.add_argument("--right", type=float, default=0.7, help="share whose word is right (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--write", type=Path, help="write the words into this CSV")
     args = parser.parse_args()
-    collection, images = base.load(args)
+    collection, images = common.load(args)
     paths, labels, features = collection.paths, collection.labels, np.asarray(collection.features)
     texts = drawn(paths, labels, args.tagged, args.right, args.seed)
     if args.write:
@@ -60,7 +60,7 @@ def main() -> None:
         })  # fmt: skip
     print(f"{' '.join(['python', *sys.argv])}\n")
     print(f"{len(texts)} of {len(paths)} images have words; {len(split.queries)} queries, {len(gallery)} images\n")
-    print(base.markdown(pd.DataFrame(rows)))
+    print(common.markdown(pd.DataFrame(rows)))
 
 
 def drawn(paths: np.ndarray, labels: np.ndarray, tagged: float, right: float, seed: int) -> dict[str, str]:

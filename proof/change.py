@@ -23,7 +23,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from lookalike.base.files import remove
-from proof.times import TIMED
+from proof.reproduce import TIMED
 
 TIMES = ("Latency", "Operating curve")  # two runs' times cannot be compared
 Lock = dict[str, Any]

@@ -43,10 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = params.load(args.params, "model", Settings)
 
-    from lookalike.networks import (
-        backbones,
-        clip_text,  # TensorFlow: seconds that --help and a mistake need not wait
-    )
+    from lookalike.networks import backbones, clip_text
 
     file = Path(settings.file)
     backbones.check(settings.backbone, settings.weights, settings.pooling)

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from lookalike.base.files import file_digest
-from proof.graph import Stage
+from proof.effects.graph import Stage
 from proof.patience import patience
 
 # Of the environment: what says where to read and write; a tool that measures the tests writes beside what it measures.

@@ -1,6 +1,6 @@
 """A run that is killed, or whose disk fills, loses nothing: the moments are well chosen, and a few of them are tried.
 
-All of them: python proof/faults.py.
+All of them: python proof/faults/run.py.
 """
 
 import json
@@ -17,10 +17,10 @@ from namespaces import need_namespaces
 from lookalike.base import script
 from lookalike.base.errors import LookalikeError
 from lookalike.report import page
-from proof import kills
-from proof.kills import Event
+from proof.faults import kills
+from proof.faults.kills import Event
+from proof.faults.sandbox import Sandbox
 from proof.patience import patience
-from proof.sandbox import Sandbox
 from stages.preprocess import read_labels
 
 # What strace 6.1 writes; 12 is a second thread, whose call is cut in two by another line.
@@ -120,7 +120,7 @@ def test_a_few_faults_of_each_sort_are_mended(tmp_path: Path) -> None:
     except LookalikeError as error:
         pytest.skip(str(error))
     faults = ["--fault", "kill", "--fault", "full-disk", "--fault", "read-only"]
-    command = [sys.executable, ROOT / "proof/faults.py", *faults, "--kills", "4", "--stage", "index"]
+    command = [sys.executable, ROOT / "proof/faults/run.py", *faults, "--kills", "4", "--stage", "index"]
     done = subprocess.run(
         [*command, "--json", tmp_path / "found.json", "--folder", tmp_path],
         capture_output=True, text=True, check=False, timeout=patience(3600),

@@ -34,7 +34,7 @@ from lookalike.finetuning.batches import Batches
 from lookalike.finetuning.settings import Settings
 from lookalike.networks.keras_setup import usable
 from lookalike.runtimes import registry
-from proof.graph import stages
+from proof.effects.graph import stages
 
 pytestmark = pytest.mark.slow  # TensorFlow trains networks
 

@@ -19,7 +19,7 @@ from conftest import copy_project
 from import_graph import ROOT, named_files, named_imports, project_files, sections_read
 from test_pipeline import small
 
-from proof.graph import Stage, stages
+from proof.effects.graph import Stage, stages
 
 STAGES = stages(ROOT)
 DEFAULT = [name for name, stage in STAGES.items() if stage.dvc_yaml == "dvc.yaml"]  # without optional pipelines

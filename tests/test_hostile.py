@@ -24,8 +24,8 @@ from lookalike.base.errors import LookalikeError
 from lookalike.collection.collection import Gallery
 from lookalike.images import decode
 from lookalike.images.decode import ImageError
-from proof import fuzz, targets
-from proof.targets import TARGETS, DefectError
+from proof.fuzz import run, targets
+from proof.fuzz.targets import TARGETS, DefectError
 
 MOST_MB = 256  # for a picture of at most 4 million pixels and 20 MB, or an archive
 
@@ -181,7 +181,7 @@ def test_a_hostile_file_of_an_index_is_refused(name: str, content: bytes, tmp_pa
     assert "\n" not in str(caught.value) and str(index) in str(caught.value)
 
 
-# --- proof/fuzz.py ----------------------------------------------------------------------------------------------------
+# --- proof/fuzz/run.py ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -201,11 +201,11 @@ def test_a_target_notices_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_its_package_the_fuzzer_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert set(fuzz.NAMES) == set(TARGETS)
+    assert set(run.NAMES) == set(TARGETS)
     monkeypatch.setitem(sys.modules, "atheris", None)
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "--folder", str(tmp_path), "decode"])
     with pytest.raises(SystemExit, match=r"pip install --require-hashes -r requirements-proof\.txt"):
-        fuzz.main()
+        run.main()
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "decoed"])
     with pytest.raises(SystemExit, match=r"no target decoed; known: decode, archive"):
-        fuzz.main()
+        run.main()

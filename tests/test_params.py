@@ -130,6 +130,6 @@ def test_settings_cannot_be_changed_after_loading() -> None:
 
 
 def test_a_search_waits_for_no_library_that_only_others_use() -> None:
-    script = "import sys, lookalike.cli, lookalike.pictures; print(*sys.modules)"
+    script = "import sys, lookalike.cli, lookalike.collection.picture_search; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert not {"tensorflow", "pydantic", "pandas", "yaml", "scipy", "openvino.tools"} & set(loaded.split())

@@ -76,7 +76,7 @@ def client() -> None:
 def serve(name: str) -> list[str]:
     """Import, then fork for each client, until standard input ends. Returns in a copy: program and arguments."""
     sys.path.insert(0, str(ROOT))
-    from proof.bench import WARM
+    from proof.effects.stage_runner import WARM
 
     *imported, frozen = WARM  # the last one leaves what there is out of the search for garbage
     for module in [*imported, *DVC, frozen]:

@@ -1,8 +1,8 @@
 """List the lines and branches that no test takes, and are not explained: the last step of `make coverage`.
 
-    python proof/uncovered.py
+    python proof/suite/uncovered.py
 
-Reads .coverage, as `coverage combine` leaves it. What no test takes must be in proof/uncovered.txt, with the reason;
+Reads .coverage, as `coverage combine` leaves it. What no test takes must be in proof/suite/uncovered.txt, with the reason;
 exits 1 for what is not there. What is explained and was taken all the same is listed too: a race or a machine with a
 GPU may take it now and then; otherwise its explanation can go.
 """
@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-EXPLAINED = ROOT / "proof/uncovered.txt"
+ROOT = Path(__file__).resolve().parents[2]
+EXPLAINED = ROOT / "proof/suite/uncovered.txt"
 
 Place = tuple[str, str]  # the file, and its line as it reads
 

@@ -21,7 +21,7 @@ from PIL import Image
 from lookalike.base.files import PARTIAL, file_digest, remove
 from proof.patience import patience
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 TIMED = "benchmark"  # the stage whose figures no two runs share
 STATE = ("data", "metrics", "plots", "dvc.lock", "params.yaml", ".dvc/cache")  # what a run changes

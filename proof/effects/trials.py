@@ -1,4 +1,4 @@
-"""The small data set on which proof/effects.py tries every key of params.yaml, and what each is tried with.
+"""The small data set on which proof/effects/run.py tries every key of params.yaml, and what each is tried with.
 
 A hundred real digits of scikit-learn's, as a user's folder would hold them: of several sizes, one large, one broken.
 """

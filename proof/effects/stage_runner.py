@@ -4,6 +4,7 @@ Importing TensorFlow takes longer than these stages do, so a process imports all
 for each (multiprocessing's forkserver).
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -26,7 +27,7 @@ from typing import Any
 import yaml
 
 from lookalike.base.files import file_digest, remove
-from proof.graph import Stage, default_stages, stages
+from proof.effects.graph import Stage, default_stages, stages
 
 Params = dict[str, Any]
 GIVEN = "small"  # in a stage's working folder: what stands for a user's files
@@ -36,8 +37,8 @@ WARM = [
     "lookalike.report.diagnostics", "lookalike.report.page", "lookalike.index.searcher",
     "lookalike.finetuning.finetune",
     "scipy.linalg", "sklearn.datasets", "sklearn.feature_extraction.text", "sklearn.manifold",
-    "proof.graph", "proof.small",  # what a process of ours imports anyway
-    "proof.frozen",
+    "proof.effects.graph", "proof.effects.trials",  # what a process of ours imports anyway
+    "proof.effects.stage_runner",
 ]  # fmt: skip
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -234,3 +235,7 @@ def digest(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     lines = "".join(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+gc.collect()
+gc.freeze()

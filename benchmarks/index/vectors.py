@@ -1,6 +1,6 @@
-"""Make the vectors that benchmarks/index.py searches: 100,000 crops of real photographs, and a million matched to them.
+"""Make the vectors that run.py searches: 100,000 crops of real photographs, and a million matched to them.
 
-    python benchmarks/vectors.py FOLDER --raw data/raw --model data/model
+    python benchmarks/index/vectors.py FOLDER --raw data/raw --model data/model
 
 Reads   data/raw, data/model            photographs with labels.csv, and network files that OpenVINO runs
 Writes  FOLDER/features.npy             float32, (N, D), seeded random crops of four fifths of the photographs, embedded
@@ -40,7 +40,7 @@ from msgspec.structs import replace
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's library, whatever is installed
 
 from lookalike.artifacts import descriptions
 from lookalike.artifacts.arrays import ArrayWriter

@@ -1,4 +1,4 @@
-"""The index files of benchmarks/index.py: built once, in a process of their own, and opened in others.
+"""The index files of benchmarks/index/run.py: built once, in a process of their own, and opened in others.
 
 A file is kept under a name made of the vectors and of the method's settings, with the seconds and the peak memory of
 building beside it: a million takes half an hour to link, and is linked once.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.index_methods import AS_TUNED, Method, Ours
+from benchmarks.index.methods import AS_TUNED, Method, Ours
 from lookalike.base import script
 from lookalike.base.files import file_digest, new_file, write_json
 from lookalike.refinement.faiss_setup import faiss

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from lookalike.base.errors import LookalikeError
 from lookalike.base.files import PARTIAL
+from proof.faults.sandbox import Sandbox
 from proof.patience import patience
-from proof.sandbox import Sandbox
 
 Victim = Literal["stage", "group"]  # the stage's process alone, or DVC and all that it started
 

@@ -1,11 +1,12 @@
 """How fast and how exact approximate search is, ours and others', on the same vectors in one run, on one thread.
 
     pip install hnswlib usearch                                     # both optional; without them those rows are missing
-    python benchmarks/vectors.py V
-    python benchmarks/index.py caltech caltech.json --work WORK --features data/features --processed data/processed
-    python benchmarks/index.py vectors crops.json --work WORK --vectors V/gallery128.npy --queries V/queries128.npy
-    python benchmarks/index.py vectors million.json --work WORK --vectors V/million.npy --queries V/million_queries.npy
-    python benchmarks/index.py report caltech.json crops.json million.json --plot docs/results/index.png
+    python benchmarks/index/vectors.py V
+    python benchmarks/index/run.py caltech caltech.json --work WORK --features data/features --processed data/processed
+    python benchmarks/index/run.py vectors crops.json --work WORK --vectors V/gallery128.npy --queries V/queries128.npy
+    python benchmarks/index/run.py vectors million.json --work WORK \
+        --vectors V/million.npy --queries V/million_queries.npy
+    python benchmarks/index/run.py report caltech.json crops.json million.json --plot docs/results/index.png
 
 caltech   Features of a collection, split and refined as --params says, a query being a feature vector: what searching
           alone costs, what with the projection, and what with projection and query expansion, against scikit-learn's
@@ -22,7 +23,7 @@ exact tenth's less 1e-6. Files that were built are kept in --work, with what bui
 autofaiss pins numpy below 2, so it runs in an environment of its own, and its choice is read as the FAISS index it is:
 
     python -m venv ENV && ENV/bin/pip install autofaiss 'pyarrow<19'
-    python benchmarks/index.py vectors ... --autofaiss-python ENV/bin/python
+    python benchmarks/index/run.py vectors ... --autofaiss-python ENV/bin/python
 """
 
 import argparse
@@ -42,12 +43,13 @@ import numpy as np
 from sklearn.metrics.pairwise import cosine_similarity
 from threadpoolctl import threadpool_limits
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's library, whatever is installed
 
-from benchmarks import base, index_report
-from benchmarks.index_files import Built, apart, built, first_rows, opening
-from benchmarks.index_methods import AS_TUNED, Ask, Method, Opened, OpenedOurs, Ours, all_methods
-from benchmarks.index_report import ALONE, BRUTE_FORCE
+from benchmarks import common
+from benchmarks.index import report
+from benchmarks.index.files import Built, apart, built, first_rows, opening
+from benchmarks.index.methods import AS_TUNED, Ask, Method, Opened, OpenedOurs, Ours, all_methods
+from benchmarks.index.report import ALONE, BRUTE_FORCE
 from lookalike.base import params, script
 from lookalike.base.files import write_json
 from lookalike.base.machine import cores, cpu_name
@@ -107,7 +109,7 @@ class Point:
 
 def caltech(args: argparse.Namespace) -> dict[str, Any]:
     """Measure on a collection's features, with what a search does before it searches."""
-    collection, images = base.load(args)
+    collection, images = common.load(args)
     settings = params.load(args.params, "protocol", protocol.Settings)
     split = protocol.split(collection.paths, collection.labels, images.sha256, settings)
     features, asked = (np.array(collection.features[rows]) for rows in (split.gallery, split.queries))
@@ -279,7 +281,7 @@ def main() -> None:
         command.add_argument("--seconds", type=float, default=5, help="of a point's turn (default: %(default)s)")
         command.add_argument("--autofaiss-python", type=Path, help="of an environment with autofaiss; left out without")
         if function is caltech:
-            base.add_places(command)
+            common.add_places(command)
         else:
             command.add_argument("--vectors", type=Path, required=True, help="float32 (N, d), unit length")
             command.add_argument("--queries", type=Path, required=True, help="float32 (Q, d), unit length")
@@ -296,7 +298,7 @@ def main() -> None:
             "versions": versions(),
         }
         write_json(args.result, header | {"set": args.command, **args.function(args)})
-    index_report.report([args.result] if args.function else args.results, None if args.function else args.plot)
+    report.report([args.result] if args.function else args.results, None if args.function else args.plot)
 
 
 if __name__ == "__main__":

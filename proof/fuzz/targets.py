@@ -1,4 +1,4 @@
-"""What proof/fuzz.py feeds: each target takes bytes from a stranger and opens them as the library does.
+"""What proof/fuzz/run.py feeds: each target takes bytes from a stranger and opens them as the library does.
 
 A target raises only what would be a defect: any exception but the documented refusal, or an answer of another shape.
 `seeds` are what it is meant to open; bytes are made up from them.
@@ -38,7 +38,7 @@ from lookalike.images.decode import FORMATS, ImageError
 from lookalike.index import build
 from lookalike.index import files as index_files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PIXELS = 1_000_000
 COUNT, DIM, PCA = 12, 8, 4
 EMBEDDING = Embedding(Network("ResNet50", "random", "", "avg", DIM, 1, "0" * 64), 64, "pad")

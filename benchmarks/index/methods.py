@@ -1,4 +1,4 @@
-"""The sides of benchmarks/index.py: each builds an index file of unit vectors, opens it, and answers one query.
+"""The sides of benchmarks/index/run.py: each builds an index file of unit vectors, opens it, and answers one query.
 
 A method's `settings` say all that decides its file. Another kind of ours is a line in `all_methods`.
 """

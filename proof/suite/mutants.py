@@ -1,15 +1,15 @@
 """Make small errors in the code that computes figures, one at a time, and list those that no test notices.
 
-    python proof/mutants.py                    all of it: 20 minutes on 2 cores
-    python proof/mutants.py --jobs 4           mutants at a time (default: 2)
-    python proof/mutants.py --report           only what a run has found so far
-    python proof/mutants.py 'lookalike.evaluation.metrics.*'
+    python proof/suite/mutants.py                    all of it: 20 minutes on 2 cores
+    python proof/suite/mutants.py --jobs 4           mutants at a time (default: 2)
+    python proof/suite/mutants.py --report           only what a run has found so far
+    python proof/suite/mutants.py 'lookalike.evaluation.metrics.*'
 
 pyproject.toml, [tool.mutmut], says which modules and by which tests; what has been tried is kept in mutants/, so that
 a run that was stopped goes on, and one after a change of the code tries the functions that changed. After a change of
 the tests, name what survived to try it again, or delete mutants/: only then is it noted anew which functions a test
 that was there before calls. A mutant is killed if a test fails with it, if it takes far longer than the tests do, or if
-it crashes. Survivors must be in proof/survivors.txt, with the reason why no test can tell them from the code. Exits 1
+it crashes. Survivors must be in proof/suite/survivors.txt, with the reason why no test can tell them from the code. Exits 1
 for one that is not there, or where fewer than 90 % of those tried are killed.
 """
 
@@ -21,8 +21,8 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-EXPLAINED = ROOT / "proof/survivors.txt"
+ROOT = Path(__file__).resolve().parents[2]
+EXPLAINED = ROOT / "proof/suite/survivors.txt"
 LEAST = 0.9
 KILLED = ("killed", "timeout", "segfault", "suspicious")  # the last: an exit status that is none of pytest's, a crash
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proof import small
-from proof.bench import Params
+from proof.effects import trials
+from proof.effects.stage_runner import Params
 
 ROUNDING = 1e-4  # by which an embedding may move, as a share of its length, for it to be the last bits
 HEAD = """# Every setting, and what it touches
 
-Written by `python proof/effects.py`, which changes each key alone on a hundred pictures and looks at what re-runs and
-which outputs differ then. What a value means, and its range, is said in [params.yaml](../params.yaml).
+Written by `python proof/effects/run.py`, which changes each key alone on a hundred pictures and looks at what re-runs
+and which outputs differ then. What a value means, and its range, is said in [params.yaml](../params.yaml).
 
 **Tried** is what the key was changed from and to there. **Re-runs** are the stages, **changes** those of their outputs
 that came out different; a stage whose inputs came out the same does not run, which is why a key can stop early. Times
@@ -28,7 +28,7 @@ class Effect:
 
     name: str
     before: Any
-    key: small.Key
+    key: trials.Key
     ran: dict[str, list[str]]  # stage that re-ran: its outputs that changed
     wrote: dict[str, int]  # how many outputs that stage has
     moved: float = 0.0  # the largest move of an embedding, as a share of its length
@@ -49,7 +49,7 @@ class Effect:
         if self.key.decides == "results" and not self.changes:
             return (
                 f"{tried} re-ran {', '.join(self.ran)} and changed no artifact; mend what should read it, or choose "
-                "another value or base, or say decides='nothing' in proof/small.py"
+                "another value or base, or say decides='nothing' in proof/effects/trials.py"
             )
         if self.key.decides == "nothing" and self.changes:
             return f"{tried} must change nothing and changed {', '.join(self.changes)}"

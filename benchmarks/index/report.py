@@ -1,4 +1,4 @@
-"""Tables and a plot of what benchmarks/index.py measured."""
+"""Tables and a plot of what benchmarks/index/run.py measured."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.base import markdown
+from benchmarks.common import markdown
 
 AT = 0.99  # recall that latencies are compared at
 FLOOR = 1e-4  # of a miss, in the plot

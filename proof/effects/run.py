@@ -2,11 +2,11 @@
 
 Writes  docs/params.md      a table for each section
 
-    python proof/effects.py             # measure, and write the page
-    python proof/effects.py --check     # measure no more than that takes, and compare with the page
+    python proof/effects/run.py             # measure, and write the page
+    python proof/effects/run.py --check     # measure no more than that takes, and compare with the page
 
 Ends with status 1 where a key that is declared to decide results changes none, where one that must not changes any, or,
-with --check, where the page is out of date. What each key is tried with is in proof/small.py.
+with --check, where the page is out of date. What each key is tried with is in proof/effects/trials.py.
 """
 
 import argparse
@@ -21,35 +21,35 @@ from typing import Any
 import numpy as np
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's library, whatever is installed
 
 from lookalike.artifacts.arrays import load_collection
 from lookalike.base.errors import LookalikeError
 from lookalike.base.files import new_folder
-from proof import small
-from proof.bench import GIVEN, Bench, Params, Ran, StageFailedError, Turn, changed, look_up
-from proof.effects_page import Effect, leaves, page, stale
-from proof.sandbox import timeless
-from proof.times import TIMED
+from proof.effects import trials
+from proof.effects.page import Effect, leaves, page, stale
+from proof.effects.stage_runner import GIVEN, Bench, Params, Ran, StageFailedError, Turn, changed, look_up
+from proof.faults.sandbox import timeless
+from proof.reproduce import TIMED
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/params.md"
 
 
-def check_complete(params: Params, tried: dict[str, small.Key]) -> None:
+def check_complete(params: Params, tried: dict[str, trials.Key]) -> None:
     """Raise LookalikeError for a key that nothing tries, or a trial of no key."""
     for name in leaves(params).keys() - tried.keys():
         raise LookalikeError(
-            f"params.yaml has {name}, which nothing tries; add to keys() in proof/small.py a line "
+            f"params.yaml has {name}, which nothing tries; add to keys() in proof/effects/trials.py a line "
             f'"{name}": Key(<another value that changes a result on the small data set>), and to BASE what makes it '
-            "small and quick; then: python proof/effects.py"
+            "small and quick; then: python proof/effects/run.py"
         )
     for name in tried.keys() - leaves(params).keys():
-        raise LookalikeError(f"proof/small.py tries {name}, which params.yaml has no more; delete the line")
+        raise LookalikeError(f"proof/effects/trials.py tries {name}, which params.yaml has no more; delete the line")
 
 
 def measure(
-    bench: Bench, params: Params, tried: dict[str, small.Key], workers: int, *, quick: bool = False
+    bench: Bench, params: Params, tried: dict[str, trials.Key], workers: int, *, quick: bool = False
 ) -> list[Effect]:
     """Change each key alone, from `params`; results in the order of params.yaml.
 
@@ -74,7 +74,7 @@ def measure(
 
 
 def compare(
-    name: str, value: Any, key: small.Key, before: dict[str, Turn], after: dict[str, Turn], *, quick: bool
+    name: str, value: Any, key: trials.Key, before: dict[str, Turn], after: dict[str, Turn], *, quick: bool
 ) -> Effect:
     """What differs between two runs of the graph."""
     ran: dict[str, list[str]] = {}
@@ -106,19 +106,19 @@ def differ(out: str, before: Ran, after: Ran) -> bool:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def prepared(folder: Path) -> tuple[Bench, Params, dict[str, small.Key]]:
+def prepared(folder: Path) -> tuple[Bench, Params, dict[str, trials.Key]]:
     """A bench with the small data set in `folder`, its settings, and what each key is tried with."""
     small_folder = folder / GIVEN
     bench = Bench(ROOT, folder)
     if not small_folder.exists():
         with new_folder(small_folder) as new:
-            small.make(new)
-            if bench.process(small.make_weights, new):
+            trials.make(new)
+            if bench.process(trials.make_weights, new):
                 raise LookalikeError("the small data set's weights could not be written; the reason stands above")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tried = small.keys(small_folder)
+    tried = trials.keys(small_folder)
     check_complete(params, tried)
-    return bench, changed(params, small.BASE), tried
+    return bench, changed(params, trials.BASE), tried
 
 
 def measured(folder: Path, workers: int = 0, *, quick: bool = False) -> tuple[list[Effect], str]:

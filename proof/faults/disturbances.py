@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.base.errors import LookalikeError
+from proof.faults.sandbox import Sandbox, copy, tail
 from proof.patience import patience
-from proof.sandbox import Sandbox, copy, tail
 
 PAGE = 4096  # bytes; of a tmpfs
 SPARE = 64 << 20  # bytes that a small disk is larger than what lies on it, before ballast takes them

@@ -5,9 +5,9 @@ than 5 s of one core for one input, or what ends the process: a crash, more than
 one JSON object a target; exits 1 if there is a finding, whose bytes lie in --folder. What reached new code is kept
 there too, and the next run goes on.
 
-    python proof/fuzz.py --seconds 60
-    python proof/fuzz.py --seconds 300 decode index
-    python proof/fuzz.py --input .fuzz/decode/findings/crash-0123 decode
+    python proof/fuzz/run.py --seconds 60
+    python proof/fuzz/run.py --seconds 300 decode index
+    python proof/fuzz/run.py --input .fuzz/decode/findings/crash-0123 decode
 """
 
 import argparse
@@ -21,13 +21,13 @@ import traceback
 from hashlib import sha256
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout's library, whatever is installed
 
 NAMES = ("decode", "archive", "labels-csv", "index", "manifest", "journal")
 SECONDS, MEGABYTES, LONGEST = 5, 1000, 65_536  # of one core, for one input, more where cores are slower; and its bytes
 HUNG = 120  # seconds of the clock, more where the machine is busy
-INSTRUMENTED = ["lookalike", "PIL", "tarfile", "csv", "proof.targets"]
+INSTRUMENTED = ["lookalike", "PIL", "tarfile", "csv", "proof.fuzz.run.targets"]
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     if unknown:
         sys.exit(f"fuzz: error: no target {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
     if args.input:
-        from proof.targets import TARGETS
+        from proof.fuzz.targets import TARGETS
 
         for name in args.targets or NAMES:
             TARGETS[name].feed(args.input.read_bytes())
@@ -89,8 +89,8 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         from PIL import Image
 
+        from proof.fuzz.targets import TARGETS
         from proof.patience import patience
-        from proof.targets import TARGETS
 
         Image.init()  # which imports the readers of every format, each otherwise at its first picture
 

@@ -1,8 +1,8 @@
 """Disturb every stage, run `dvc repro` after it, and compare every artifact with an undisturbed run's, bit for bit.
 
-    python proof/faults.py --kills 20 --jobs 2                       all of it: by estimate 25 minutes of processor time
-    python proof/faults.py --fault kill --kills 4 --stage extract    four SIGKILLs of one stage
-    python proof/faults.py --fault full-disk --fault read-only --json faults.json
+    python proof/faults/run.py --kills 20 --jobs 2                       all: by estimate 25 minutes of processor time
+    python proof/faults/run.py --fault kill --kills 4 --stage extract    four SIGKILLs of one stage
+    python proof/faults/run.py --fault full-disk --fault read-only --json faults.json
 
 kill         SIGKILL at chosen points of the writing, at most a quarter of them before the first byte of an output; in
              turn of the stage alone and of DVC with all that it started, over old outputs and over none. `dvc` among
@@ -34,11 +34,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's library, whatever is installed
 
 from lookalike.base import script
-from proof import disturbances, kills
-from proof.sandbox import STAGES, Sandbox, make
+from proof.faults import disturbances, kills
+from proof.faults.sandbox import STAGES, Sandbox, make
 
 KILL = "kill"
 OTHERS: dict[str, Callable[[Sandbox, str, disturbances.Tell], None]] = {
