@@ -227,10 +227,10 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said(
     with pytest.raises(LookalikeError, match=on_the_cpu):
         tensorflow.load(tmp_path, 64, 4, "float32")
     assert capsys.readouterr().err == (
-        "extract: NVIDIA H100 is not used; for TensorFlow to use it: pip install -r requirements-gpu.txt\n"
+        "extract: NVIDIA H100 is not used; for TensorFlow to use it: pip install -r requirements/gpu.txt\n"
     )
     monkeypatch.setattr(tensorflow, "_cuda", lambda: ["nvidia-cudnn-cu12 9.1"])
-    advice = r"does not see NVIDIA H100, though .*nvidia-smi.*requirements-gpu\.txt.*CUDA_VISIBLE_DEVICES=-1"
+    advice = r"does not see NVIDIA H100, though .*nvidia-smi.*requirements/gpu\.txt.*CUDA_VISIBLE_DEVICES=-1"
     with pytest.raises(LookalikeError, match=advice):
         tensorflow.load(tmp_path, 64, 4, "float32")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")

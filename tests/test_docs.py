@@ -18,7 +18,7 @@ from import_graph import ROOT
 from lookalike import cli
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_figures_of_the_readme_are_those_of_the_last_run() -> None:

@@ -509,7 +509,7 @@ def test_dvclive_missing_is_said(here: Project, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        "dvclive, which keeps a training's curves, is not installed: pip install -r requirements-finetune"
+        "dvclive, which keeps a training's curves, is not installed: pip install -r requirements/finetune"
         in done.stderr
     )
 
@@ -598,7 +598,7 @@ def test_the_stage_declares_what_it_runs_and_reads(tmp_path: Path) -> None:
         "data/model",
         "data/none",
         "requirements.txt",
-        "requirements-finetune.txt",
+        "requirements/finetune.txt",
     } == stage.deps - code
     assert stage.outs == {"data/finetuned", "data/finetuned.json", "data/finetuned_curves/plots/metrics"}
     assert "data/finetuned" in graph["extract"].deps and "data/model" not in graph["extract"].deps

@@ -31,7 +31,7 @@ from lookalike.ui.launch import MAX_MEGABYTES, how
 
 pytestmark = pytest.mark.slow  # a server and a browser
 
-streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
+streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements/serve.txt")
 from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
 
 from lookalike.ui import session  # noqa: E402
@@ -383,7 +383,7 @@ def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "streamlit", None)
     done = small_collection.run("ui")
     assert done.exit_code == 1
-    assert str(done.exception).endswith("Streamlit is not installed: pip install -r requirements-serve.txt")
+    assert str(done.exception).endswith("Streamlit is not installed: pip install -r requirements/serve.txt")
 
 
 def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:

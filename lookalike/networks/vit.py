@@ -10,7 +10,7 @@ from lookalike.networks.keras_setup import keras
 from lookalike.networks.vit_presets import TOWERS, Family, Tower
 
 WEIGHTS_FILE = "model.weights.h5"  # in a preset's folder
-EXTRA = "pip install -r requirements-vit.txt"
+EXTRA = "pip install -r requirements/vit.txt"
 # Mean and standard deviation of a channel, pixels counted from 0 to 1, as each family was trained: Google's ViT and
 # SigLIP; ImageNet's for DINOv2; OpenAI's for CLIP (their image processors, and KerasHub's tools/checkpoint_conversion).
 HALF = (0.5, 0.5, 0.5)

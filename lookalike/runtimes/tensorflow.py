@@ -16,7 +16,7 @@ from lookalike.base.params import UNUSED
 from lookalike.networks.vit_presets import TOWERS
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
 
-GPU_LIBRARIES = "pip install -r requirements-gpu.txt"
+GPU_LIBRARIES = "pip install -r requirements/gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
     "runtimes/tensorflow.py", "networks/backbones.py", "networks/vit_presets.py", "networks/vit.py",
@@ -105,7 +105,7 @@ def _cuda() -> list[str]:
 
 def version(precision: Precision, backbone: str) -> str:
     """TensorFlow, Keras, KerasHub if the backbone is its, and on a GPU the libraries that a kernel comes from."""
-    hub = [installed("keras-hub", "requirements-vit.txt")] if backbone in TOWERS else []
+    hub = [installed("keras-hub", "requirements/vit.txt")] if backbone in TOWERS else []
     return ", ".join([installed("tensorflow"), installed("keras"), *hub, *_cuda()])
 
 

@@ -26,7 +26,7 @@ def load(folder: Path) -> Reader:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise LookalikeError(
-            f"tokenizers, which a text is read with, cannot be imported ({error}): pip install -r requirements-vit.txt"
+            f"tokenizers, which a text is read with, cannot be imported ({error}): pip install -r requirements/vit.txt"
         ) from None
     try:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))

@@ -47,7 +47,7 @@ def main() -> None:
 def _mutmut() -> list[str]:
     command = Path(sys.executable).parent / "mutmut"
     if not command.exists():
-        sys.exit("mutants: error: mutmut is not installed; pip install --require-hashes -r requirements-proof.txt")
+        sys.exit("mutants: error: mutmut is not installed; pip install --require-hashes -r requirements/proof.txt")
     return [str(command)]
 
 

@@ -45,7 +45,7 @@ def main() -> None:
         from dvclive.live import Live
     except ImportError:
         raise LookalikeError("dvclive, which keeps a training's curves, is not installed: "
-                             "pip install -r requirements-finetune.txt") from None  # fmt: skip
+                             "pip install -r requirements/finetune.txt") from None  # fmt: skip
 
     from lookalike.finetuning import finetune  # TensorFlow: seconds that --help and a mistake need not wait
 
