@@ -102,7 +102,7 @@ class Index:
         return cosines, rows
 
     def distances(self, queries: np.ndarray, k: int, effort: int) -> tuple[np.ndarray, int]:
-        """Search for tuning. Returns rows, int64 (Q, k), -1 where none was found, and how many vectors were compared."""
+        """Search for tuning. Returns rows, int64 (Q, k), -1 where none was found, and the count of comparisons."""
         raise NotImplementedError
 
     def train(self, vectors: np.ndarray) -> None:
@@ -159,7 +159,7 @@ def check_queries(queries: np.ndarray, k: int, count: int, dim: int) -> None:
             "network or refinement"
         )
     if not np.isfinite(queries).all():
-        raise LookalikeError("a query is not finite, so it has no cosine with anything; embed the image again")
+        raise LookalikeError("a query contains NaN or infinity, so it has no cosine; embed the image again")
 
 
 def check_k(k: int, count: int) -> None:

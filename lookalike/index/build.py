@@ -76,11 +76,14 @@ def choose(
         if tuned.recall >= settings.target_recall:
             return tuned, reason
         failed.append(f"{design.kind}, {design.storage}: {tuned.recall:.4f}")
-        tell(f"{design.kind}, {design.storage} reaches recall {tuned.recall:.4f} of {settings.target_recall}; next")
+        tell(
+            f"{design.kind}, {design.storage} reaches recall {tuned.recall:.4f}, below {settings.target_recall}; "
+            "trying the next"
+        )
     raise LookalikeError(
-        f"index.target_recall is {settings.target_recall}, which no index in question reaches ({'; '.join(failed)}), "
-        f"with index.kind {settings.kind}, index.storage {settings.storage}, index.memory {settings.memory} MB; ask "
-        "for less, allow more memory (0 for no limit), or set kind and storage to auto"
+        f"index.target_recall is {settings.target_recall}, which no candidate index reaches ({'; '.join(failed)}) with "
+        f"index.kind {settings.kind}, index.storage {settings.storage}, index.memory {settings.memory} MB; lower it, "
+        "allow more memory (0 for no limit), or set kind and storage to auto"
     )
 
 
@@ -125,8 +128,8 @@ def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> In
         least = max(design.lists, ivf.CODES) if design.kind == "ivfpq" else design.lists
         if count < least:
             raise LookalikeError(
-                f"{count} images are too few to train {design.kind} with {design.lists} lists, which takes {least}; "
-                "set index.kind to auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
+                f"{count} images are too few to train {design.kind} with {design.lists} lists, which needs {least}; "
+                "set index.kind to auto, flat or hnsw, or, if section protocol made this gallery, make it larger"
             )
         few = min(count, max(TRAINING * design.lists, TRAINING_LEAST))
         rows = np.sort(np.random.default_rng(seed).choice(count, few, replace=False))

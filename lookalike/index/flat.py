@@ -6,7 +6,7 @@ from lookalike.index.base import Design, Index
 from lookalike.index.storage import BYTES, quantizer
 from lookalike.refinement.faiss_setup import faiss
 
-# With 10,000 rows or more, fewer queries than threads and no selector, threads share a query and FAISS rounds differently.
+# From 10,000 rows on, with fewer queries than threads and no selector, threads share a query, which rounds differently.
 SHARED, EVERYTHING = 10_000, faiss.SearchParameters(sel=faiss.IDSelectorAll())
 
 

@@ -86,20 +86,20 @@ def read(file: Path, paths: np.ndarray) -> dict[int, str]:
         row = row_of.get(fields["path"])
         if row is None:
             raise LookalikeError(
-                f"{where}: {fields['path']!r} is no image of the collection; paths are as in image_paths.npy, such as "
-                f"{str(paths[0])!r}. Mend the path or take out the line (was the picture rejected? "
-                "data/processed/rejected.csv)"
+                f"{where}: {fields['path']!r} is not in the collection; write paths as in image_paths.npy, "
+                f"such as {str(paths[0])!r}. Correct the path or delete the line (if the picture was rejected, "
+                "data/processed/rejected.csv says so)"
             )
         if row in found:
             raise LookalikeError(
-                f"{where}: {fields['path']!r} is there already, in {found[row][0].rpartition(', ')[2]}; put both texts "
+                f"{where}: {fields['path']!r} is already in {found[row][0].rpartition(', ')[2]}; put both texts "
                 "into one line"
             )
         found[row] = where, fields["text"].strip()
     texts = {row: text for row, (_, text) in sorted(found.items()) if words(text)}
     if not texts:
         raise LookalikeError(
-            f"{file}: none of its {len(found)} lines gives an image a word; fill the column text, or set "
+            f"{file}: none of its {len(found)} lines contains a word; fill the column text, or set "
             "index.tags.file to data/none"
         )
     return texts
@@ -140,7 +140,7 @@ class Tags:
         """Weight the words of a query. Raises TextError if no image has any of them."""
         weighed = self.weigh(text)
         if weighed is None:
-            raise TextError(f"no image's tags have a word of {text!r}{self._hint(words(text))}")
+            raise TextError(f"no tag contains a word of {text!r}{self._hint(words(text))}")
         return weighed
 
     def weigh(self, text: str) -> Words | None:

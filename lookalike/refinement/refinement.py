@@ -80,7 +80,7 @@ class Refinement:
         """Fit the projection on a gallery's features, float32 (N, D), which may be memory-mapped.
 
         PCA diagonalises the covariance C = V diag(l) V'; the projection onto the d largest is (x - mean) V l^(-w/2),
-        where w is the setting `whiten`: 0 keeps the variances, 1 makes them equal, values between reduce the differences.
+        where w is the setting `whiten`: 0 keeps the variances, 1 equalises them, values between do so in part.
 
         Raises LookalikeError if `pca` exceeds the dimensions or the images less one, or for whitening without PCA.
         """
@@ -100,8 +100,8 @@ class Refinement:
             mean, variances, vectors = _principal(features, settings)
         if variances[0] < 1e-12:
             raise LookalikeError(
-                f"all {count} images of the gallery have the same embedding, so there are no directions for "
-                "index.refine.pca; set it to 0, with whiten 0, or look at the images and the network"
+                f"all {count} images of the gallery have the same embedding, so PCA finds no directions; "
+                "set index.refine.pca and index.refine.whiten to 0, or check the images and the network"
             )
         floor = variances[0] * 1e-10  # with few distinct images some directions have no variance
         scales = (np.maximum(variances, floor) ** (-settings.whiten / 2)).astype(np.float32)
@@ -150,7 +150,7 @@ class Refinement:
 
             x <- x + w sum over the n - 1 nearest gallery vectors g of max(cos(x, g), 0)^alpha g
 
-        w is JOIN_WEIGHT, not 1: the gallery's vectors are means already, so with weight 1 joined images are found too often.
+        w is JOIN_WEIGHT, not 1: the gallery's vectors are means already, so at weight 1 joined images rank too high.
 
         vectors  float32, (B, d), projected.
         nearest  finds gallery vectors; `stored` returns the vectors of the rows found.
