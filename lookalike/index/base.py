@@ -31,7 +31,7 @@ class Design(Section, frozen=True):
     effort: Annotated[int, Meta(ge=0)] = 0  # hnsw: efSearch, ivf: nprobe; what tuning sets
 
     def stated(self) -> dict[str, Any]:
-        """Fields that differ from their default; kind and storage always."""
+        """Return kind, storage, and the fields that differ from their default."""
         return {key: value for key, value in to_builtins(self).items() if value or key in ("kind", "storage")}
 
 
