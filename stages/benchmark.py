@@ -3,7 +3,8 @@
 Reads   data/features                   what is searched
         data/index                      the settings of the index that ships
         data/processed                  the files' hashes, which decide the split
-Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
+Writes  metrics/latency.json            a list of one object: p50, p95, p99 in ms of one query at a time; recall@10;
+                                        memory in bytes; machine
         plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index that ships
         plots/operating_curve.csv       method, effort, recall, milliseconds: what looking harder costs, and a picture
         plots/operating_curve.png       of it
@@ -119,7 +120,7 @@ def main() -> None:
         script.notice("benchmark", f"{name} answers {report['speedup_p50']} times faster than brute force, "
                                   f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
     report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
-    write_json(args.metrics, report)
+    write_json(args.metrics, [report])  # DVC would take a metric for each number of an object
     with new_files(args.plots, "benchmark") as folder:
         for file, content in {"latency": table(seconds, name), "operating_curve": curve}.items():
             content.to_csv(folder / f"{file}.csv", index=False, lineterminator="\n")

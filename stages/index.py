@@ -68,7 +68,7 @@ def main() -> None:
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
         **({"tagged": len(texts)} if texts else {}),
-        "files": files,
+        "files": [files],  # in a list, of which DVC takes no metric
     })  # fmt: skip
     looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"
     script.notice("index", f"{design.kind}, {design.storage}: {why}; {looked}")

@@ -55,7 +55,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_keras_is_imported_without_what_it_would_take_along() -> None:
     """A third of the time; whoever needs these packages afterwards has them."""
     script = (
-        "import sys, lookalike.tf;"
+        "import sys, lookalike.networks.keras_setup;"
         "print({'sklearn', 'matplotlib', 'pandas', 'IPython'} & set(sys.modules));"
         "import matplotlib, pandas"
     )

@@ -13,8 +13,9 @@ Only the gallery of the `protocol` split is trained on: never a query, nor an im
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec import to_builtins
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
@@ -61,7 +62,7 @@ def main() -> None:
     with new_folder(args.finetuned) as folder:
         description = tuned.save(folder)
     trace = {
-        **asdict(description),
+        **to_builtins(description),
         "weights_sha256": file_digest(args.finetuned / WEIGHTS_FILE),
         **training_images.counts(chosen, images.labels),
         **tuned.figures(),
