@@ -36,7 +36,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from benchmarks.common import markdown
-from lookalike.api import ids
+from lookalike.api.schema import id_of
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script as stage
 from lookalike.base.errors import LookalikeError
@@ -92,7 +92,7 @@ def main() -> None:
     client = args.client or ("wrk" if shutil.which("wrk") else "ours")
     paths = [str(path) for path in map_names(args.index)[0][:: max(1, len(map_names(args.index)[0]) // PICTURES)]]
     searches = [request("POST", "/search?k=10", (args.images / path).read_bytes()) for path in paths]
-    similar = [request("GET", f"/items/{ids.of(path)}/similar?k=10") for path in paths]
+    similar = [request("GET", f"/items/{id_of(path)}/similar?k=10") for path in paths]
     print(f"{' '.join(['python', *sys.argv])}\n{cpu_name()}, {cores()} cores, client: {client}\n")
 
     rows: list[dict[str, Any]] = []

@@ -35,14 +35,14 @@ from msgspec.structs import replace
 from PIL import Image
 from small_collection import write_index
 
-from lookalike.api import ids, problems
+from lookalike.api import problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
-from lookalike.api.asking import Askers, Brief
-from lookalike.api.batching import Batcher
 from lookalike.api.collection import ServedCollection
+from lookalike.api.schema import id_of, path_of_id
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Askers, Batcher, Brief
 from lookalike.artifacts import descriptions
 from lookalike.artifacts.descriptions import Embedding, Network, describe
 from lookalike.base.errors import LookalikeError
@@ -234,7 +234,7 @@ def is_problem(answer: httpx.Response, kind: problems.Kind) -> bool:
 
 
 def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
-    return [{**hit.fields(), "id": ids.of(hit.path)} for hit in hits]
+    return [{**hit.fields(), "id": id_of(hit.path)} for hit in hits]
 
 
 # --- searching --------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_a_search_finds_what_the_command_finds(server: Server, where: Where) -> 
 
 def test_similar_needs_no_network(server: Server, where: Where) -> None:
     before = server.figure("lookalike_batch_size_count")
-    answer = server.client.get(f"/items/{ids.of(FIRST)}/similar", params={"k": 39})
+    answer = server.client.get(f"/items/{id_of(FIRST)}/similar", params={"k": 39})
     assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, 39))
     assert server.figure("lookalike_batch_size_count") == before
 
@@ -264,15 +264,15 @@ def test_similar_needs_no_network(server: Server, where: Where) -> None:
 def test_images_are_served_without_their_metadata(server: Server, where: Where) -> None:
     for path, kind in ((FIRST, "PNG"), ("3/digit_0001.jpg", "JPEG")):
         assert SECRET.encode() in where.content(path)
-        answer = server.client.get(f"/items/{ids.of(path)}/image")
+        answer = server.client.get(f"/items/{id_of(path)}/image")
         image = Image.open(io.BytesIO(answer.content))
         assert (image.format, image.size, dict(image.getexif())) == (kind, (60, 40), {})
         assert SECRET.encode() not in answer.content
         assert answer.headers["content-type"] == f"image/{kind.lower()}"
         tag = {"If-None-Match": answer.headers["etag"]}
-        assert server.client.get(f"/items/{ids.of(path)}/image", headers=tag).status_code == 304
-        assert server.client.get(f"/items/{ids.of(path)}/thumbnail", headers=tag).status_code == 200
-    small = server.client.get(f"/items/{ids.of(FIRST)}/thumbnail", params={"size": 30})
+        assert server.client.get(f"/items/{id_of(path)}/image", headers=tag).status_code == 304
+        assert server.client.get(f"/items/{id_of(path)}/thumbnail", headers=tag).status_code == 200
+    small = server.client.get(f"/items/{id_of(FIRST)}/thumbnail", params={"size": 30})
     assert Image.open(io.BytesIO(small.content)).size == (30, 20)
 
 
@@ -283,18 +283,18 @@ def test_an_original_outside_the_folder_is_not_served(own: Where) -> None:
     (own.folder / "raw" / "3/digit_0000.png").unlink()
     with serving(own) as server:
         for path in (FIRST, "3/digit_0000.png"):
-            assert is_problem(server.client.get(f"/items/{ids.of(path)}/image"), problems.NO_ORIGINAL)
+            assert is_problem(server.client.get(f"/items/{id_of(path)}/image"), problems.NO_ORIGINAL)
 
 
 def test_ids_are_looked_up_and_nothing_else(server: Server) -> None:
-    for text in (ids.of("../secret.png"), ids.of("/etc/passwd"), ids.of("3/digit_0003.png\0"), "..", "%2e%2e", "é", "A",
-                 ids.of(FIRST) + "=", ids.of("3/./digit_0003.png")):  # fmt: skip
+    for text in (id_of("../secret.png"), id_of("/etc/passwd"), id_of("3/digit_0003.png\0"), "..", "%2e%2e", "é", "A",
+                 id_of(FIRST) + "=", id_of("3/./digit_0003.png")):  # fmt: skip
         assert server.client.get(f"/items/{text}/image").status_code == 404
 
 
 # --- every error ------------------------------------------------------------------------------------------------------
 
-ITEM = f"/items/{ids.of(FIRST)}"
+ITEM = f"/items/{id_of(FIRST)}"
 WRONG: list[tuple[str, str, dict[str, Any], problems.Kind]] = [
     ("GET", f"{ITEM}/similar?k=0", {}, problems.INVALID),
     ("GET", f"{ITEM}/similar?k=1001", {}, problems.INVALID),
@@ -493,7 +493,7 @@ def test_images_are_added_replaced_and_removed(own: Where) -> None:
         form = {"label": "cat", "name": r"C:\photos\..\tom.jpg"}
         answer = server.client.post("/items", files={"file": ("../../x", content)}, data=form)
         assert answer.status_code == 201
-        assert answer.json() == {"id": ids.of("cat/tom.jpg"), "path": "cat/tom.jpg", "label": "cat"}
+        assert answer.json() == {"id": id_of("cat/tom.jpg"), "path": "cat/tom.jpg", "label": "cat"}
         here = answer.headers["location"]
         assert server.client.get(here).json() == answer.json()
         assert server.search(content, k=1).json()["hits"][0]["path"] == "cat/tom.jpg"
@@ -523,14 +523,14 @@ def test_what_another_process_adds_is_seen_at_once(own: Where) -> None:
             check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert server.search(saved("PNG"), k=1, label="9").json()["hits"][0]["path"] == "9/new.png"
-        assert server.client.get(f"/items/{ids.of('9/new.png')}/similar").status_code == 200
+        assert server.client.get(f"/items/{id_of('9/new.png')}/similar").status_code == 200
 
 
 def test_an_index_that_is_rebuilt_is_opened_anew(own: Where) -> None:
     with serving(own) as server:
         assert server.client.post("/items", content=saved("PNG"), params={"name": "kept.png"}).status_code == 201
         own.built(paths=[*PATHS, "5/new.png"])
-        assert len(server.client.get(f"/items/{ids.of('5/new.png')}/similar").json()["hits"]) == 10
+        assert len(server.client.get(f"/items/{id_of('5/new.png')}/similar").json()["hits"]) == 10
         assert server.client.get("/ready").json()["images"] == len(PATHS) + 2
         own.built(layers=2, seed=5)  # under another network, by which the addition is embedded anew
         alone = own.open()
@@ -754,7 +754,7 @@ ONE_BY_ONE = {"batch": 1}  # a single network is loaded
 
 def test_uploads_may_hold_so_much_memory_together(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     content = where.content()
-    monkeypatch.setattr("lookalike.api.admission.HELD_MOST", len(content))
+    monkeypatch.setattr("lookalike.api.workers.HELD_MOST", len(content))
 
     async def ask(client: httpx.AsyncClient) -> Any:
         arrived, refused = asyncio.Event(), asyncio.Event()
@@ -942,7 +942,7 @@ def test_a_form_of_an_unreadable_charset_is_a_broken_upload(where: Where) -> Non
 
 
 def test_threads_that_close_finish_what_waits_but_for_who_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.api.asking.TOGETHER", 60)  # seconds: all are handed back at one time
+    monkeypatch.setattr("lookalike.api.workers.TOGETHER", 60)  # seconds: all are handed back at one time
     gate = threading.Event()
 
     async def ask() -> Any:
@@ -1139,4 +1139,4 @@ def test_every_answer_to_made_up_requests_is_as_documented(own: Where) -> None:
 
 def test_an_id_is_of_one_path() -> None:
     for path in (FIRST, "ünï/çødé ☃.png", "a" * 300, ""):
-        assert ids.path(ids.of(path)) == path
+        assert path_of_id(id_of(path)) == path

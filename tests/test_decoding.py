@@ -137,7 +137,8 @@ def test_one_that_cannot_begin_is_no_fault_of_a_picture(monkeypatch: pytest.Monk
 
 def test_it_imports_little() -> None:
     """Else a search would wait for it."""
-    script = "import sys, lookalike.decoding_process, lookalike.previews, lookalike.api.guard; print(*sys.modules)"
+    images = "lookalike.images.decoder_process, lookalike.images.previews"
+    script = f"import sys, {images}, lookalike.api.guard; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     heavy = {
         "pandas",
@@ -281,7 +282,7 @@ def test_a_server_answers_and_nothing_burns_on(built: Built) -> None:
 
 def test_ordinary_pictures_do_not_wait_for_those_that_are_much_work() -> None:
     from lookalike.api import guard, problems
-    from lookalike.api.lanes import Lane
+    from lookalike.api.pictures import Lane
     from lookalike.api.problems import Problem
 
     light, heavy = Lane(1, 8), Lane(1, 1, nice=10)
@@ -305,7 +306,7 @@ def test_ordinary_pictures_do_not_wait_for_those_that_are_much_work() -> None:
 
 @pytest.mark.parametrize(("work", "status"), [(misbehaving.crash, 422), (misbehaving.burn, 422)])
 def test_a_client_is_told_what_became_of_its_picture(work: Callable[[int], None], status: int) -> None:
-    from lookalike.api.lanes import Lane
+    from lookalike.api.pictures import Lane
     from lookalike.api.problems import Problem
 
     lane = Lane(1, 1)

@@ -230,7 +230,7 @@ def test_the_space_shows_a_bundle_with_the_pinned_packages_alone(bundle: Path, t
         "page = AppTest.from_file('lookalike/ui/app.py', default_timeout=600).run()\n"
         "assert not page.exception and not page.error, page\n"
         "assert '24 images in 3 classes' in page.caption[0].value\n"
-        "from pathlib import Path; from lookalike.ui.opened import Opened, Places, query_from\n"
+        "from pathlib import Path; from lookalike.ui.session import Opened, Places, query_from\n"
         "opened = Opened(Places(*(Path('bundle') / name for name in 'index model changes thumbnails m p'.split())))\n"
         "print(opened.answer(query_from(Path(sys.orig_argv[-1]).read_bytes()), 1, -1, None).hits[0].label)\n"
         "import lookalike.ui.quality_page"

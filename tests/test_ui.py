@@ -389,7 +389,7 @@ def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:
     """One in three of them aborted, at these moments. Streamlit runs a page in a daemon thread."""
     code = (
-        "import sys, threading, time; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "import sys, threading, time; from pathlib import Path; from lookalike.ui.session import *\n"
         "places = Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p')))\n"
         "page = threading.Thread(target=Opened, args=[places], daemon=True)\n"
         "page.start(); page.join(); time.sleep(float(sys.argv[1]))"
@@ -401,7 +401,7 @@ def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: 
 
 def test_a_search_needs_no_tensorflow(built: Built) -> None:
     code = (
-        "import sys; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "import sys; from pathlib import Path; from lookalike.ui.session import *\n"
         "opened = Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
         "content = Path('data/raw/red/00.jpg').read_bytes()\n"
         "assert opened.answer(query_from(content), 3, -1, None).hits\n"

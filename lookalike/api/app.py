@@ -13,9 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from lookalike.api import ids, problems
-from lookalike.api.direct import Direct, check_known, sentence
-from lookalike.api.edge import Edge, Gate
+from lookalike.api import problems
+from lookalike.api.middleware import Edge, Gate
 from lookalike.api.problems import Problem, documented
 from lookalike.api.schema import (
     EXAMPLE_HITS,
@@ -24,6 +23,7 @@ from lookalike.api.schema import (
     ID,
     IMAGE,
     NEW,
+    Direct,
     HealthBody,
     HitsBody,
     ItemBody,
@@ -41,8 +41,11 @@ from lookalike.api.schema import (
     TextWeight,
     answers,
     body,
+    check_known,
     curl,
+    id_of,
     openapi,
+    sentence,
 )
 from lookalike.api.service import Item, Service
 from lookalike.api.upload import declared_length, has_body, receive
@@ -60,12 +63,12 @@ def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = No
 
 def as_hits(hits: list[Hit]) -> Response:
     """Hits as JSON."""
-    return as_json({"hits": [{"rank": hit.rank, "id": ids.of(hit.path), **hit.fields()} for hit in hits]})
+    return as_json({"hits": [{"rank": hit.rank, "id": id_of(hit.path), **hit.fields()} for hit in hits]})
 
 
 def as_item(item: Item) -> dict[str, str]:
     """An image of the collection, with its id."""
-    return {"id": ids.of(item.path), **asdict(item)}
+    return {"id": id_of(item.path), **asdict(item)}
 
 
 def create(service: Service, *, log: bool = True) -> tuple[FastAPI, ASGIApp]:
@@ -187,7 +190,7 @@ def add_items(app: FastAPI, service: Service) -> None:
             upload = await receive(request, service.settings, place)
             new = merged({"label": label, "name": name, "replace": replace}, upload.fields)
             item, replaced = await service.add(upload.content, new["label"], new["name"], replace=new["replace"])
-        location = {"Location": f"/items/{ids.of(item.path)}"}
+        location = {"Location": f"/items/{id_of(item.path)}"}
         return as_json(as_item(item), 200) if replaced else as_json(as_item(item), 201, location)
 
     @app.get(
@@ -202,7 +205,7 @@ def add_items(app: FastAPI, service: Service) -> None:
     @app.delete(
         "/items/{id}", summary="Take an image out", status_code=204, response_class=Response, tags=["items"],
         responses={204: {"description": "It is no longer found."}, **documented(*FOUND)},
-        openapi_extra=curl(f"curl -X DELETE http://127.0.0.1:8000/items/{ids.of('cat/tom.png')}"),
+        openapi_extra=curl(f"curl -X DELETE http://127.0.0.1:8000/items/{id_of('cat/tom.png')}"),
     )  # fmt: skip
     async def remove(id: ItemId) -> Response:
         """That is on disk when the answer comes; the file itself stays where it is."""

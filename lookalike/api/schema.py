@@ -1,17 +1,47 @@
 """What requests and answers look like, in pydantic and in OpenAPI; docs/api.md is made of it."""
 
-from typing import Annotated, Any
+import base64
+import binascii
+from collections.abc import Callable, Coroutine, Iterable
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_type_hints
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field, TypeAdapter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict
 
-from lookalike.api import ids, problems
+from lookalike.api import problems
+from lookalike.api.problems import Problem
+from lookalike.base.errors import closest
+
+
+def id_of(path: str) -> str:
+    """The id of an image, from its path in the collection.
+
+    >>> id_of("3/digit_0003.png")
+    'My9kaWdpdF8wMDAzLnBuZw'
+    """
+    return base64.urlsafe_b64encode(path.encode("utf-8", "surrogatepass")).rstrip(b"=").decode()
+
+
+def path_of_id(text: str) -> str | None:
+    """The path that has an id, to be looked up in the collection and nowhere else; None if none can have it.
+
+    >>> path_of_id("My9kaWdpdF8wMDAzLnBuZw"), path_of_id("My9kaWdpdF8wMDAzLnBuZx"), path_of_id("é")
+    ('3/digit_0003.png', None, None)
+    """
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode("utf-8", "surrogatepass")
+    except (binascii.Error, ValueError):
+        return None
+    return found if id_of(found) == text else None  # an image has one id
+
 
 K_MOST = 1000
 EXAMPLE = "3/digit_0003.png"
-ID = ids.of(EXAMPLE)
+ID = id_of(EXAMPLE)
 TOKEN_HINT = "The token that the server was started with; without one, none is needed."  # noqa: S105
 
 
@@ -72,7 +102,7 @@ Side = Annotated[int, Query(description="The most pixels a side.", ge=16, le=102
 
 FILE = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
 EXAMPLE_HITS = {"hits": [{"rank": 1, "id": ID, "path": EXAMPLE, "label": "3", "cosine": 0.9731}]}
-EXAMPLE_ITEM = {"id": ids.of("cat/tom.png"), "path": "cat/tom.png", "label": "cat"}
+EXAMPLE_ITEM = {"id": id_of("cat/tom.png"), "path": "cat/tom.png", "label": "cat"}
 FOUND = (problems.INVALID, problems.UNKNOWN_ITEM, problems.UNAVAILABLE)
 IMAGE: dict[int | str, Any] = {200: {"description": "The picture, encoded anew, without metadata.", "headers": {
     "ETag": {"description": "Changes with the picture.", "schema": {"type": "string"}}},
@@ -125,3 +155,46 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         content["security"] = [{"token": []}, {}]
         app.openapi_schema = content
     return app.openapi_schema
+
+
+class Direct(APIRoute):
+    """A route for endpoints that take parameters of path and query, `request`, and nothing else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI's, for such endpoints."""
+        endpoint = self.endpoint
+        hints = get_type_hints(endpoint, include_extras=True)
+        given = signature(endpoint).parameters
+        fields: dict[str, Any] = {
+            name: (hints[name], ... if each.default is Parameter.empty else each.default)
+            for name, each in given.items()
+            if name != "request"
+        }
+        model = create_model("Parameters", **fields)
+        with_request = "request" in given
+        known = sorted(fields.keys() - self.param_convertors.keys())  # of the query
+
+        async def handle(request: Request) -> Response:
+            if fields:  # who only asks whether the server lives may add what it likes
+                check_known(request.query_params, known)
+            try:
+                values = vars(model.model_validate({**request.query_params, **request.path_params}))
+            except ValidationError as error:
+                raise Problem(problems.INVALID, sentence(error)) from None
+            answer: Response = await (endpoint(request=request, **values) if with_request else endpoint(**values))
+            return answer
+
+        return handle
+
+
+def check_known(given: Iterable[str], known: list[str], kind: str = "parameter") -> None:
+    """Raise Problem for a name that nothing reads; it would else be ignored, and the answer not what was asked for."""
+    for name in given:
+        if name not in known:
+            hint = closest(name, known) if known else "none is known here"
+            raise Problem(problems.INVALID, f"unknown {kind} {name!r}; {hint}")
+
+
+def sentence(error: ValidationError) -> str:
+    """What is wrong with parameters, in a sentence."""
+    return "; ".join(f"{each['loc'][-1]}: {each['msg'][:1].lower()}{each['msg'][1:]}" for each in error.errors())

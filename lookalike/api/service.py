@@ -11,16 +11,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from lookalike.api import guard, problems
-from lookalike.api.admission import Admission, Place
-from lookalike.api.asking import Askers
-from lookalike.api.batching import Batcher
-from lookalike.api.checks import explained, known, named_by_content, path_of, seen
-from lookalike.api.collection import ServedCollection, alone
-from lookalike.api.lanes import Lane
+from lookalike.api.collection import ServedCollection, alone, explained, known, named_by_content, path_of, seen
 from lookalike.api.metrics import Metrics
+from lookalike.api.pictures import Lane, Picture, Run, Stored, rendered, stored
 from lookalike.api.problems import Problem, retry
-from lookalike.api.served import Picture, Run, Stored, rendered, stored
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Admission, Askers, Batcher, Place
 from lookalike.artifacts.descriptions import Embedding, check_same_network
 from lookalike.base.errors import LookalikeError
 from lookalike.base.machine import cores

@@ -10,9 +10,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from lookalike.api import problems
-from lookalike.api.admission import Place
 from lookalike.api.problems import Problem
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Place
 
 FIELDS_MOST = 10
 FIELD_BYTES = 4096
