@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -176,11 +176,7 @@ class Service:
     async def add(self, content: bytes, label: str, name: str | None, *, replace: bool) -> tuple[Item, bool]:
         """Add a picture; it is on disk when this returns. Also says whether it took another's place."""
         digest = hashlib.sha256(content).hexdigest()
-        if name is None:
-            lane = self._light if len(content) <= LIGHT_BYTES else self._heavy
-            kind = await self._decode(lane, guard.examined, content, self.settings.max_pixels)
-            name = named_by_content(digest, kind)
-        path = path_of(label, name)
+        path = path_of(label, named_by_content(digest, "PNG") if name is None else name)  # the format is known later
 
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
@@ -189,7 +185,14 @@ class Service:
                               "replace=true")  # fmt: skip
             return there
 
-        await self._collection.ask(free)  # before the network is asked
+        async def examined(kind: str) -> None:
+            """Refuse a name that is taken, before the network is asked."""
+            nonlocal path
+            path = path_of(label, named_by_content(digest, kind))
+            await self._collection.ask(free)
+
+        if name is not None:
+            await self._collection.ask(free)  # before it is decoded
 
         def ask(gallery: Gallery, vector: np.ndarray) -> tuple[Item, bool]:
             there = free(gallery)
@@ -201,7 +204,7 @@ class Service:
                 raise
             return Item(path, label), there
 
-        return await self._with_vector(content, self._changer, ask)
+        return await self._with_vector(content, self._changer, ask, examined if name is None else None)
 
     async def remove(self, item: str) -> None:
         """Take an image out; that is on disk when this returns."""
@@ -218,8 +221,14 @@ class Service:
 
     # --- threads ---------------------------------------------------------------------------------------------------
 
-    async def _with_vector(self, content: bytes, pool: Askers | None, ask: Callable[[Gallery, np.ndarray], T]) -> T:
-        """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile."""
+    async def _with_vector(
+        self, content: bytes, pool: Askers | None, ask: Callable[[Gallery, np.ndarray], T],
+        examined: Callable[[str], Awaitable[None]] | None = None,
+    ) -> T:  # fmt: skip
+        """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile.
+
+        examined  is called with the picture's format, when it is decoded.
+        """
 
         def checked(gallery: Gallery, wanted: Embedding, vector: np.ndarray) -> T | None:
             _ = gallery.state  # raises Rebuilt
@@ -227,7 +236,7 @@ class Service:
 
         for _ in range(2):
             embedding = (await self._collection.ask(_up_to_date)).embedding
-            waiting = await self._decoded(content, embedding)
+            waiting = await self._decoded(content, embedding, examined)
             try:
                 vector = await asyncio.wrap_future(waiting)
             except LookalikeError as error:
@@ -244,15 +253,21 @@ class Service:
         """The threads that a question with a text needs; None for those that every question has."""
         return self._reader if text is not None and self._collection.gallery.reads_texts else None
 
-    async def _decoded(self, content: bytes, embedding: Embedding) -> "Future[np.ndarray]":
+    async def _decoded(
+        self, content: bytes, embedding: Embedding, examined: Callable[[str], Awaitable[None]] | None
+    ) -> "Future[np.ndarray]":
         """Decode an upload, and have it embedded."""
+
+        async def embed(kind: str, square: bytes) -> "Future[np.ndarray]":
+            if examined:
+                await examined(kind)
+            return self._batcher.submit(embedding, decode.as_pixels(square))
+
         job = content, embedding.image_size, embedding.fit, self.settings.max_pixels
         if len(content) <= LIGHT_BYTES:
             with suppress(guard.LaboriousError), self._batcher.decoding():
-                square = await self._decode(self._light, guard.square, *job, LIGHT_WORK)
-                return self._batcher.submit(embedding, decode.as_pixels(square))
-        square = await self._decode(self._heavy, guard.square, *job)  # which no batch waits for
-        return self._batcher.submit(embedding, decode.as_pixels(square))
+                return await embed(*await self._decode(self._light, guard.square, *job, LIGHT_WORK))
+        return await embed(*await self._decode(self._heavy, guard.square, *job))  # which no batch waits for
 
     async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
         """Have a decoder do work(*job)."""
