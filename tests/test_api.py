@@ -50,6 +50,7 @@ from lookalike.base.files import new_folder, write_json
 from lookalike.collection import thumbnails
 from lookalike.collection.collection import Gallery
 from lookalike.collection.picture_search import Pictures
+from lookalike.collection.query import Query
 from lookalike.images import decode
 from lookalike.refinement import refinement
 from lookalike.runtimes import openvino
@@ -242,22 +243,22 @@ def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
 
 def test_a_search_finds_what_the_command_finds(server: Server, where: Where) -> None:
     content, alone = where.content(), where.open()
-    expected = as_sent(alone.search(content, 5))
+    expected = as_sent(alone.search(content, Query(5)))
     assert server.search(content, k=5).json()["hits"] == expected
     answer = server.client.post("/search?k=5", files={"file": ("../../x", content, "text/html")})
     assert answer.json()["hits"] == expected
     assert expected[0]["path"] == FIRST
-    assert server.search(content, k=41).json()["hits"] == as_sent(where.open().search(content, 1000))  # all 40
+    assert server.search(content, k=41).json()["hits"] == as_sent(where.open().search(content, Query(1000)))  # all 40
     assert len(server.client.get(f"{ITEM}/similar?k=40").json()["hits"]) == 39
     only = server.search(content, k=3, label="4", min_similarity=-0.5).json()["hits"]
-    assert only == as_sent(alone.search(content, 3, -0.5, "4"))
+    assert only == as_sent(alone.search(content, Query(3, -0.5, "4")))
     assert len(server.search(content).json()["hits"]) == 10
 
 
 def test_similar_needs_no_network(server: Server, where: Where) -> None:
     before = server.figure("lookalike_batch_size_count")
     answer = server.client.get(f"/items/{id_of(FIRST)}/similar", params={"k": 39})
-    assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, 39))
+    assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, Query(39)))
     assert server.figure("lookalike_batch_size_count") == before
 
 
@@ -535,7 +536,7 @@ def test_an_index_that_is_rebuilt_is_opened_anew(own: Where) -> None:
         own.built(layers=2, seed=5)  # under another network, by which the addition is embedded anew
         alone = own.open()
         for k in (1, 41):
-            assert server.search(own.content(), k=k).json()["hits"] == as_sent(alone.search(own.content(), k))
+            assert server.search(own.content(), k=k).json()["hits"] == as_sent(alone.search(own.content(), Query(k)))
         (own.index / "labels.npy").write_bytes(b"broken")
         write_json(own.index.with_suffix(".json"), {"files": {"x": "y"}})
         assert is_problem(server.search(own.content()), problems.UNAVAILABLE)
@@ -578,7 +579,7 @@ def test_pictures_that_come_together_are_embedded_together(slow: Where) -> None:
     contents = [saved("PNG", (40 + number, 30)) for number in range(16)]
     alone = slow.open()
     with serving(slow, "--batch=8") as server:
-        expected = [as_sent(alone.search(content, 5)) for content in contents]
+        expected = [as_sent(alone.search(content, Query(5))) for content in contents]
         calls, pictures = (server.figure(f"lookalike_batch_size_{what}") for what in ("count", "sum"))
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda content: server.search(content, k=5).json()["hits"], contents))
@@ -865,7 +866,7 @@ def test_an_index_rebuilt_while_a_picture_is_embedded_is_asked_once_more(
     monkeypatch.setattr(Batcher, "submit", meanwhile)
     answer = answered_here(own, ONE_BY_ONE, lambda client: client.post("/search?k=3", content=own.content()))
     if times == 1:
-        assert answer.json()["hits"] == as_sent(own.open().search(own.content(), 3))
+        assert answer.json()["hits"] == as_sent(own.open().search(own.content(), Query(3)))
     else:
         assert is_problem(answer, problems.UNAVAILABLE) and "being rebuilt" in answer.json()["detail"]
 

@@ -50,6 +50,7 @@ from lookalike.api.schema import (
 from lookalike.api.service import Item, Service
 from lookalike.api.upload import declared_length, has_body, receive
 from lookalike.collection.hits import Hit
+from lookalike.collection.query import Query
 
 # FastAPI's own reports, which an environment variable could send elsewhere; asking whether costs time too.
 SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -140,12 +141,13 @@ def add_searches(app: FastAPI, service: Service) -> None:
         JPEG, PNG, WebP, BMP, GIF or TIFF by content, whatever its name or declared type, with one frame. With `text`
         there need be none: words alone are compared without the network, and do not wait for those who need it.
         """
+        query = Query(k, min_similarity, label, text, text_weight)
         if text is not None and not has_body(request):
-            return as_hits(await service.search(None, k, min_similarity, label, text, text_weight))
+            return as_hits(await service.search(None, query))
         with service.admission(declared_length(request)) as place:
             upload = await receive(request, service.settings, place)
             check_known(upload.fields, [], "field of the form")
-            return as_hits(await service.search(upload.content, k, min_similarity, label, text, text_weight))
+            return as_hits(await service.search(upload.content, query))
 
     @app.get(
         "/items/{id}/similar", summary="Find the images most similar to one of the collection", tags=["search"],
@@ -161,7 +163,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
 
         Where the index has tags, the image's own count too, or, instead of them, the words of `text`.
         """
-        return as_hits(await service.similar(id, k, min_similarity, label, text, text_weight))
+        return as_hits(await service.similar(id, Query(k, min_similarity, label, text, text_weight)))
 
 
 def add_items(app: FastAPI, service: Service) -> None:

@@ -22,6 +22,7 @@ from lookalike.base.errors import LookalikeError
 from lookalike.base.machine import cores
 from lookalike.collection.collection import Gallery
 from lookalike.collection.hits import Hit
+from lookalike.collection.query import Query
 from lookalike.images import decode
 from lookalike.runtimes import openvino
 from lookalike.runtimes.registry import Embedder
@@ -105,10 +106,7 @@ class Service:
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def search(
-        self, content: bytes | None, k: int, least: float, label: str | None, text: str | None,
-        weight: float | None,
-    ) -> list[Hit]:  # fmt: skip
+    async def search(self, content: bytes | None, query: Query) -> list[Hit]:
         """Find the images most similar to a picture, to words, or both; for words alone the network is not touched."""
 
         def ask(gallery: Gallery, vector: np.ndarray | None) -> list[Hit]:
@@ -116,19 +114,17 @@ class Service:
                 return []
             try:
                 asked = None if vector is None else vector[np.newaxis]
-                return gallery.search(asked, k, least, label, text, weight)[0]
+                return gallery.search(asked, query)[0]
             except LookalikeError as error:
                 if vector is not None:
                     seen(gallery, vector)
                 raise explained(error) from None
 
         if content is None:
-            return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(text))
-        return await self._with_vector(content, self._pool(text), ask)
+            return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(query))
+        return await self._with_vector(content, self._pool(query), ask)
 
-    async def similar(
-        self, item: str, k: int, least: float, label: str | None, text: str | None, weight: float | None
-    ) -> list[Hit]:
+    async def similar(self, item: str, query: Query) -> list[Hit]:
         """Find the images most similar to one of the collection: neither the network nor the queue is touched."""
 
         def ask(gallery: Gallery) -> list[Hit]:
@@ -137,12 +133,12 @@ class Service:
             if len(state) == 1:
                 return []
             try:
-                return gallery.similar(path, k, least, label, text, weight)
+                return gallery.similar(path, query)
             except LookalikeError as error:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error) from None
 
-        return await self._collection.ask(ask, self._pool(text))
+        return await self._collection.ask(ask, self._pool(query))
 
     async def item(self, item: str) -> Item:
         """What an image is called."""
@@ -249,9 +245,9 @@ class Service:
                 return answer
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
-    def _pool(self, text: str | None) -> Askers | None:
+    def _pool(self, query: Query) -> Askers | None:
         """The threads that a question with a text needs; None for those that every question has."""
-        return self._reader if text is not None and self._collection.gallery.reads_texts else None
+        return self._reader if query.text is not None and self._collection.gallery.reads_texts else None
 
     async def _decoded(
         self, content: bytes, embedding: Embedding, examined: Callable[[str], Awaitable[None]] | None

@@ -5,11 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from lookalike.base.errors import LookalikeError
+
+if TYPE_CHECKING:  # --help need not wait for what they import
+    from lookalike.collection.picture_search import Pictures
+    from lookalike.collection.thumbnails import Thumbnails
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
@@ -101,18 +105,18 @@ def app() -> None:
 app.help = with_examples(app.help)
 
 
-def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> Any:
+def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> "Pictures":
     """Open the collection that the options name. `decodes` starts a decoder, whose imports go on beside ours."""
     if decodes:
         from lookalike.images import decoder
 
         decoder.shared().start()
-    from lookalike.collection.picture_search import Pictures  # --help need not wait for what it imports
+    from lookalike.collection.picture_search import Pictures
 
     return Pictures(where["index"], where["model"], where["changes"], tell)
 
 
-def open_thumbnails(opened: Any, images: Path | None, where: dict[str, Path]) -> Any:
+def open_thumbnails(opened: "Pictures", images: Path | None, where: dict[str, Path]) -> "Thumbnails":
     """Open the pictures of the images of a collection."""
     from lookalike.collection import thumbnails
 

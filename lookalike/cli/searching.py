@@ -2,8 +2,9 @@
 
 import json
 import sys
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -19,6 +20,10 @@ from lookalike.cli.common import (
     opens_a_collection,
     tell,
 )
+from lookalike.collection.query import Query
+
+if TYPE_CHECKING:  # --help need not wait for what it imports
+    from lookalike.collection.hits import Hit
 
 
 def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -28,7 +33,15 @@ def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | Non
 
 
 def search_options(command: Command) -> Command:
-    """Add the options that every search has."""
+    """Add the options that every search has; the command takes those that say what is asked for as `query`."""
+
+    @wraps(command)
+    def run(
+        k: int, min_similarity: float, label: str | None, text: str | None, text_weight: float | None, **others: Any
+    ) -> None:
+        command(query=Query(k, min_similarity, label, text, text_weight), **others)
+
+    decorated: Any = run
     for option in (
         click.option("--json/--table", "as_json", default=None, help="One JSON object a hit, or a table; by default a "
                      "table on a terminal, else JSON."),
@@ -45,8 +58,8 @@ def search_options(command: Command) -> Command:
         click.option("-k", type=int, default=10, show_default=True, help="Hits of each picture; where there are fewer "
                      "images, all of them."),
     ):  # fmt: skip
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Command, decorated)
 
 
 @app.command(epilog=EXIT)
@@ -54,9 +67,8 @@ def search_options(command: Command) -> Command:
 @search_options
 @opens_a_collection
 def search(
-    pictures: tuple[str, ...], k: int, min_similarity: float, label: str | None, text: str | None,
-    text_weight: float | None, as_json: bool | None, grid: Path | None, images: Path | None, **where: Path,
-) -> None:  # fmt: skip
+    pictures: tuple[str, ...], query: Query, as_json: bool | None, grid: Path | None, images: Path | None, **where: Path
+) -> None:
     r"""Find the images most similar to each of PICTURES: files, folders of them, or - for standard input.
 
     With --text also by their tags; without PICTURES by tags alone, which needs no network. Where there are no tags
@@ -75,21 +87,21 @@ def search(
     lookalike search photo.jpg --text "red shoe" --text-weight 0.5
     curl -s https://example.org/photo.jpg | lookalike search -
     """
-    if not pictures and text is None:
+    if not pictures and query.text is None:
         raise click.UsageError("Missing argument 'PICTURES...', or option '--text'.")
     opened = open_pictures(where, decodes=bool(pictures))
     files, found, unreadable = list(contents(pictures)), [], Unreadable()
-    if text is not None and not files:
-        hits = opened.search(None, k, min_similarity, label, text, text_weight)
-        show(text, hits, as_json, several=False)
+    if query.text is not None and not files:
+        hits = opened.search(None, query)
+        show(query.text, hits, as_json, several=False)
         if grid:
             from lookalike.cli.grid import found_for
 
-            found.append(found_for(text, hits))
+            found.append(found_for(query.text, hits))
     for name, read in files:
         with unreadable.named(name):
             content = read()
-            hits = opened.search(content, k, min_similarity, label, text, text_weight)
+            hits = opened.search(content, query)
             show(name, hits, as_json, several=len(files) > 1)
             if grid:
                 from lookalike.cli.grid import found_with
@@ -107,9 +119,8 @@ def search(
 @search_options
 @opens_a_collection
 def similar(
-    path: str, k: int, min_similarity: float, label: str | None, text: str | None, text_weight: float | None,
-    as_json: bool | None, grid: Path | None, images: Path | None, **where: Path,
-) -> None:  # fmt: skip
+    path: str, query: Query, as_json: bool | None, grid: Path | None, images: Path | None, **where: Path
+) -> None:
     r"""Find the images most similar to one of the collection, given by its path there. Needs no network.
 
     Where the index has tags, the image's own count too, or, instead of them, those of --text.
@@ -119,7 +130,7 @@ def similar(
     lookalike similar 3/digit_0003.png -k 5 --grid hits.png
     """
     opened = open_pictures(where)
-    hits = opened.gallery.similar(path, k, min_similarity, label, text, text_weight)
+    hits = opened.gallery.similar(path, query)
     show(path, hits, as_json, several=False)
     if grid:
         from lookalike.cli.grid import draw, found_from
@@ -128,15 +139,15 @@ def similar(
         draw([found_from(path, opened.gallery, thumbnails, hits)], thumbnails, len(opened.gallery.state) - 1, grid)
 
 
-def show(query: str, hits: list[Any], as_json: bool | None, *, several: bool) -> None:
-    """Print hits: JSON objects, one a line, or a table."""
+def show(name: str, hits: list["Hit"], as_json: bool | None, *, several: bool) -> None:
+    """Print the hits of the picture or the words that have a name: JSON objects, one a line, or a table."""
     if not hits:
-        tell(f"{query}: nothing that similar was found; lower --min-similarity, or ask for another --label")
+        tell(f"{name}: nothing that similar was found; lower --min-similarity, or ask for another --label")
     if as_json or (as_json is None and not sys.stdout.isatty()):
         for hit in hits:
-            click.echo(json.dumps({"query": query, **hit.fields()}, ensure_ascii=False))
+            click.echo(json.dumps({"query": name, **hit.fields()}, ensure_ascii=False))
         return
     if several:
-        click.echo(query)
+        click.echo(name)
     for hit in hits:
         click.echo(f"{hit.rank:4}  {hit.cosine:7.4f}  {hit.label:20}  {hit.path}")

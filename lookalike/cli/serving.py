@@ -4,7 +4,6 @@ import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from msgspec import to_builtins
@@ -114,7 +113,11 @@ def serve(
     allow_host: tuple[str, ...],
     log: bool,
     images: Path | None,
-    **settings: Any,
+    max_bytes: int,
+    max_pixels: int,
+    queue: int,
+    batch: int,
+    **where: Path,
 ) -> None:
     r"""Answer searches over HTTP. What it answers: docs/api.md.
 
@@ -124,15 +127,17 @@ def serve(
     """
     try:
         from lookalike.api import server
-        from lookalike.api import settings as known
+        from lookalike.api.settings import Settings
     except ModuleNotFoundError as error:
         raise LookalikeError(f"{error.name} is not installed: pip install -r requirements-serve.txt") from None
     from lookalike.collection.thumbnails import beside
 
-    settings["images"] = images or beside(settings["index"])
     token = server.token(token_file)
-    chosen = known.Settings(token=token, origins=cors, hosts=server.hosts(host, allow_host, token), **settings)
-    server.run(chosen, host, port, tell, log=log)
+    settings = Settings(
+        where["index"], where["model"], where["changes"], images or beside(where["index"]), token, cors,
+        server.hosts(host, allow_host, token), max_bytes, max_pixels, queue, batch,
+    )  # fmt: skip
+    server.run(settings, host, port, tell, log=log)
 
 
 @app.command(epilog=EXIT)

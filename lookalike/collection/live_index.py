@@ -30,7 +30,7 @@ class Rebuilt(LookalikeError):
     """The index was rebuilt since it was opened; open it again."""
 
 
-class Following:
+class LiveIndex:
     """An index and its journal. Safe to share between threads; changes by several processes take turns."""
 
     def __init__(
