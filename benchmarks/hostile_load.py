@@ -41,7 +41,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.common import markdown
+from benchmarks.common import markdown, serving_parser
 from benchmarks.serving import request, served
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script
@@ -84,11 +84,7 @@ class Used:
 
 def main() -> None:
     """Read the arguments, load, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("index", "model", "changes"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name)
-    parser.add_argument("--images", type=Path, default=Path("data/raw"))
-    parser.add_argument("--seconds", type=float, default=60, help="idle, and again under attack (default: %(default)s)")
+    parser = serving_parser(__doc__, "idle, and again under attack")
     parser.add_argument("--rate", type=float, default=8, help="hostile uploads a second (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)

@@ -4,7 +4,8 @@
     python benchmarks/serving.py --seconds 5 --memory 0         # to see that it works
 
 For /search (a picture as the body, another one each time) and /items/{id}/similar, at 1, 8 and 64 connections, each of
-which asks as soon as it is answered: answers a second, the 50th and 99th percentile, and errors, which are all but 200.
+which asks as soon as it is answered: answers a second, the 50th and 99th percentile, milliseconds of a core that the
+server used for an answer (its decoders' not counted), and errors, which are all but 200.
 Then the server's resident memory after 1,000 and after 10,000 searches by 8 connections, from a fresh start.
 
 `wrk` makes the load where it is installed, else a client of our own (asyncio, bare sockets); the report says which.
@@ -32,10 +33,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.common import markdown
+from benchmarks.common import markdown, serving_parser
 from lookalike.api.schema import id_of
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script as stage
@@ -80,11 +82,7 @@ class Load:
 
 def main() -> None:
     """Read the arguments, load, print two tables and what they say of the goals."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("index", "model", "changes"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name)
-    parser.add_argument("--images", type=Path, default=Path("data/raw"))
-    parser.add_argument("--seconds", type=float, default=60, help="of each load (default: %(default)s)")
+    parser = serving_parser(__doc__, "of each load")
     parser.add_argument("--memory", type=int, default=10_000, help="searches until memory is read again; 0: not at all")
     parser.add_argument("--client", choices=["wrk", "ours"], help="by default wrk, where it is installed")
     parser.add_argument("--csv", type=Path, help="write the first table here too")
@@ -96,15 +94,16 @@ def main() -> None:
     print(f"{' '.join(['python', *sys.argv])}\n{cpu_name()}, {cores()} cores, client: {client}\n")
 
     rows: list[dict[str, Any]] = []
-    with served(args) as (port, _):
+    with served(args) as (port, process):
         for name, requests in (("/search", searches), ("/items/{id}/similar", similar)):
             asyncio.run(ours(port, requests, 8, seconds=min(2, args.seconds)))  # warms up
             for connections in CONNECTIONS:
-                before = batches(port)
+                before, used = batches(port), core_seconds(process)
                 load = measured(client, port, requests, connections, args.seconds)
+                core = 1000 * (core_seconds(process) - used) / load.answers
                 calls, pictures = (now - then for now, then in zip(batches(port), before, strict=True))
                 rows.append({"address": name, "connections": connections, "a second": load.answers / load.seconds,
-                             "p50 ms": load.p50, "p99 ms": load.p99, "errors": load.errors,
+                             "p50 ms": load.p50, "p99 ms": load.p99, "core ms": core, "errors": load.errors,
                              "pictures a batch": pictures / calls if calls else 0})  # fmt: skip
     table = pd.DataFrame(rows)
     print(markdown(table.round(2)))
@@ -172,6 +171,12 @@ def batches(port: int) -> tuple[float, float]:
 def resident(process: int) -> int:
     """Bytes of memory that a process has."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def core_seconds(process: int) -> float:
+    """Seconds of a core that a process has used."""
+    times = psutil.Process(process).cpu_times()
+    return float(times.user + times.system)
 
 
 def measured(client: str, port: int, requests: list[bytes], connections: int, seconds: float) -> Load:
