@@ -42,7 +42,7 @@ from lookalike.api.collection import ServedCollection
 from lookalike.api.schema import id_of, path_of_id
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
-from lookalike.api.workers import Askers, Batcher, Brief
+from lookalike.api.workers import Batcher
 from lookalike.artifacts import descriptions
 from lookalike.artifacts.descriptions import Embedding, Network, describe
 from lookalike.base.errors import LookalikeError
@@ -801,11 +801,7 @@ def test_an_error_that_was_not_foreseen_says_nothing_and_the_next_request_is_tri
     assert after.status_code == 200
 
 
-@pytest.mark.parametrize("brief", [True, False])
-def test_a_damaged_journal_is_the_operators_to_mend(
-    own: Where, brief: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Brief, "enough", lambda self: brief)  # whether it is asked in the event loop
+def test_a_damaged_journal_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
     own.journal.parent.mkdir()
 
     async def ask(client: httpx.AsyncClient) -> Any:
@@ -942,16 +938,20 @@ def test_a_form_of_an_unreadable_charset_is_a_broken_upload(where: Where) -> Non
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_threads_that_close_finish_what_waits_but_for_who_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.api.workers.TOGETHER", 60)  # seconds: all are handed back at one time
+def test_threads_that_close_finish_what_waits_but_for_who_gave_up(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.api.collection.cores", lambda: 1)
     gate = threading.Event()
 
     async def ask() -> Any:
-        askers = Askers(1, "ask", lambda: None)
-        waiting = [asyncio.create_task(askers(work)) for work in (gate.wait, lambda: 2, lambda: 3)]
+        served = ServedCollection(where.settings(), print)
+        served.open()
+        questions = (lambda _: gate.wait(), lambda _: 2, lambda _: 3)
+        waiting = [asyncio.create_task(served.ask(question)) for question in questions]
         await asyncio.sleep(0)  # all are handed over
         waiting[1].cancel()
-        closing = threading.Thread(target=askers.close, daemon=True)
+        closing = threading.Thread(target=served.close, daemon=True)
         closing.start()
         await asyncio.sleep(0.05)
         assert closing.is_alive()
@@ -1029,13 +1029,13 @@ def test_an_index_that_was_rebuilt_is_opened_once_for_all_who_ask(own: Where, mo
     served = ServedCollection(own.settings(), print)
     served.open()
     own.rebuild(paths=PATHS[:7])
-    pool = Askers(2, "ask", lambda: None)
+    threads = ThreadPoolExecutor(2)
 
     async def ask() -> list[int]:
-        return list(await asyncio.gather(served.ask(question, pool), served.ask(question, pool)))
+        return list(await asyncio.gather(served.ask(question, threads), served.ask(question, threads)))
 
     assert asyncio.run(ask()) == [7, 7] and len(opened) == 2
-    pool.close()
+    threads.shutdown()
     served.close()
 
 

@@ -1,12 +1,10 @@
-"""The collection that a server asks: here where that is brief, else in a thread; anew where its index was rebuilt.
+"""The collection that a server asks, opened anew where its index was rebuilt, and problems where it cannot answer."""
 
-And whether it can answer what is asked of it, with the problems where it cannot.
-"""
-
+import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -15,7 +13,6 @@ import numpy as np
 from lookalike.api import problems, schema
 from lookalike.api.problems import Problem, retry
 from lookalike.api.settings import Settings
-from lookalike.api.workers import Askers, Brief
 from lookalike.base.errors import LookalikeError
 from lookalike.base.machine import cores
 from lookalike.collection.collection import Gallery, LabelError
@@ -41,31 +38,22 @@ class ServedCollection:
 
     def open(self) -> None:
         """Open the index. Raises LookalikeError for what an operator has to mend."""
-        alone()  # questions are asked in this thread too
+        alone()  # to carry changes over to another index is to compare
         self._pictures = self._open()
-        self._askers, self._brief = Askers(cores(), "ask", alone), Brief()
+        self._threads = ThreadPoolExecutor(cores(), "ask", alone)
 
     def close(self) -> None:
         """Finish what is under way."""
-        self._askers.close()
+        self._threads.shutdown()
 
     @property
     def gallery(self) -> Gallery:
         """The collection as it was opened last."""
         return self._pictures.gallery
 
-    async def ask(self, question: Callable[[Gallery], T], pool: Askers | None = None) -> T:
-        """Ask: here where that is brief, in a thread otherwise; in one of `pool`, if that is given, always."""
-        if pool is not None:
-            return await pool(lambda: self._asked(question))
-        if self._brief.enough():
-            try:
-                return self._timed(lambda: question(self.gallery))
-            except Rebuilt:  # to open the new one is not brief
-                pass
-            except LookalikeError as error:
-                raise self.unavailable(error) from None
-        return await self._askers(lambda: self._timed(lambda: self._asked(question)))
+    async def ask(self, question: Callable[[Gallery], T], threads: ThreadPoolExecutor | None = None) -> T:
+        """Ask in one of some threads; by default of those that every question has."""
+        return await asyncio.get_running_loop().run_in_executor(threads or self._threads, self._asked, question)
 
     def unavailable(self, error: LookalikeError) -> Problem:
         """What a client hears of an error that it did not make."""
@@ -74,13 +62,6 @@ class ServedCollection:
 
     def _open(self) -> Pictures:
         return Pictures(self._settings.index, self._settings.model, self._settings.changes, self._tell)
-
-    def _timed(self, ask: Callable[[], T]) -> T:
-        start = time.thread_time()
-        try:
-            return ask()
-        finally:
-            self._brief.seen(time.thread_time() - start)
 
     def _asked(self, question: Callable[[Gallery], T]) -> T:
         """Ask the collection, which is opened anew where its index was rebuilt."""
@@ -91,7 +72,7 @@ class ServedCollection:
             except Rebuilt:
                 with self._reopening:
                     if self._pictures is opened:
-                        self._pictures, self._brief = self._open(), Brief()
+                        self._pictures = self._open()
                 return question(self.gallery)
         except LookalikeError as error:
             raise self.unavailable(error) from None

