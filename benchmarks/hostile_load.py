@@ -104,11 +104,18 @@ def main() -> None:
                     times, statuses = asyncio.run(questions(port, honest, args.seconds))
                 p50, p95 = np.percentile(times, [50, 95]) * 1000
                 answers = ", ".join(f"{count} x {status}" for status, count in sorted(hostile.items()))
-                rows.append({
-                    "kind": kind, "a second": rate, "p50 ms": round(p50), "p95 ms": round(p95),
-                    "errors": f"{len(times) - statuses['200']} of {len(times)}", "hostile answers": answers,
-                    "core seconds": round(used.seconds), "peak MB": round(used.memory / 1e6),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "kind": kind,
+                        "a second": rate,
+                        "p50 ms": round(p50),
+                        "p95 ms": round(p95),
+                        "errors": f"{len(times) - statuses['200']} of {len(times)}",
+                        "hostile answers": answers,
+                        "core seconds": round(used.seconds),
+                        "peak MB": round(used.memory / 1e6),
+                    }
+                )
     print(markdown(pd.DataFrame(rows)))
     for kind in args.kinds:
         idle, loaded = (row["p95 ms"] for row in rows if row["kind"] == kind)

@@ -102,9 +102,18 @@ def main() -> None:
                 load = measured(client, port, requests, connections, args.seconds)
                 core = 1000 * (core_seconds(process) - used) / load.answers
                 calls, pictures = (now - then for now, then in zip(batches(port), before, strict=True))
-                rows.append({"address": name, "connections": connections, "a second": load.answers / load.seconds,
-                             "p50 ms": load.p50, "p99 ms": load.p99, "core ms": core, "errors": load.errors,
-                             "pictures a batch": pictures / calls if calls else 0})  # fmt: skip
+                rows.append(
+                    {
+                        "address": name,
+                        "connections": connections,
+                        "a second": load.answers / load.seconds,
+                        "p50 ms": load.p50,
+                        "p99 ms": load.p99,
+                        "core ms": core,
+                        "errors": load.errors,
+                        "pictures a batch": pictures / calls if calls else 0,
+                    }
+                )
     table = pd.DataFrame(rows)
     print(markdown(table.round(2)))
     speed = table.set_index(["address", "connections"])["a second"]
@@ -118,8 +127,10 @@ def main() -> None:
             for count in (args.memory // 10, args.memory - args.memory // 10):
                 asyncio.run(ours(port, searches, 8, most=count))
                 sizes.append(resident(process))
-        print(f"memory after {args.memory // 10} searches {sizes[0] / 1e6:.0f} MB, after {args.memory} "
-              f"{sizes[1] / 1e6:.0f} MB: {sizes[1] / sizes[0] - 1:+.1%} (goal: within 10 %)")  # fmt: skip
+        print(
+            f"memory after {args.memory // 10} searches {sizes[0] / 1e6:.0f} MB, after {args.memory} "
+            f"{sizes[1] / 1e6:.0f} MB: {sizes[1] / sizes[0] - 1:+.1%} (goal: within 10 %)"
+        )
 
 
 def request(method: str, target: str, body: bytes = b"") -> bytes:
@@ -134,9 +145,11 @@ def served(args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     where = [f"--{name}={getattr(args, name)}" for name in ("index", "model", "changes", "images")]
     with tempfile.TemporaryFile("w+") as log:  # the access log is part of the work
         process = subprocess.Popen(
-            [sys.executable, "-m", "lookalike.cli", "serve", "--port", "0", *where], stderr=log, cwd=Path.cwd(),
+            [sys.executable, "-m", "lookalike.cli", "serve", "--port", "0", *where],
+            stderr=log,
+            cwd=Path.cwd(),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
         try:
             yield port_of(process, log), process.pid
         finally:

@@ -487,7 +487,7 @@ for seed in range(count):
         signal.alarm(600)
         code = 5
         try:
-            trust.verify(folder)
+            verify.verify(folder)
             index = indexes.open_file(folder, mapped=seed % 2 == 0)
             index.search(index.vectors(np.arange(5)), 3)
             code = 3

@@ -1,4 +1,4 @@
-"""What the server answers, as documents: docs/api.md, and OpenAPI.
+"""Documents of what the server answers: docs/api.md, and OpenAPI.
 
 python -m lookalike.api docs > docs/api.md
 python -m lookalike.api openapi > openapi.json
@@ -25,8 +25,8 @@ make serve             # sets up, and serves the default collection on http://12
 lookalike serve        # the same, where `pip install -r requirements-serve.txt` was done
 ```
 
-It answers on this machine only. To let others in, set a token, which every request but `/health` must then bear, and
-put a proxy that speaks TLS and limits connections in front:
+It listens on this machine only. To serve others, set a token, which every request except `/health` must then carry, and
+put a proxy in front that speaks TLS and limits connections:
 
 ```console
 export LOOKALIKE_TOKEN=$(openssl rand -hex 16)
@@ -34,22 +34,21 @@ lookalike serve --host 0.0.0.0
 curl -H "Authorization: Bearer $LOOKALIKE_TOKEN" http://127.0.0.1:8000/ready
 ```
 
-`lookalike serve --help` lists every setting. Without a token, requests must be addressed to this machine's own name, or
-one that `--allow-host` names, so that no web page can reach in by giving the address a name of its own. A page of
-another origin may use it from a browser where `--cors` names that origin. Whatever another process changes
-(`lookalike add`) is seen by the next request, and a rebuilt index (`dvc repro`) is opened anew. `/openapi.json` is this
-page for programs. A parameter that an address does not know is refused, lest it be taken for heard. A line of JSON on
-stderr tells of each answer.
+`lookalike serve --help` lists every setting. Without a token, requests must name this machine as their host, or a name
+given with `--allow-host`; so no web page can reach the server under a name of its own (DNS rebinding). Pages of another
+origin may use it from a browser where `--cors` names that origin. Changes by another process (`lookalike add`) are seen
+by the next request, and a rebuilt index (`dvc repro`) is opened anew. `/openapi.json` is this page for programs.
+Unknown parameters are rejected, not silently ignored. Each answer is logged as a line of JSON on stderr.
 
 A hit's `cosine` is that of the refined vectors, -1 to 1; of a picture with itself, in the collection, it may be below 1
 ([cli.md](cli.md#what-it-prints) says why).
 
-Pictures that arrive together are embedded together, up to `--batch` ({batch}); a hit does not depend on the company.
-Past `--queue` ({queue}) searches and additions at a time, the next is answered 503 with Retry-After. What is uploaded
-is recognised by its content, limited to {max_bytes:,} bytes while it arrives and {max_pixels:,} pixels before it is
+Pictures that arrive together are embedded together, up to `--batch` ({batch}); hits do not depend on the batch.
+Beyond `--queue` ({queue}) searches and additions at a time, the next is answered 503 with Retry-After. An upload is
+recognised by its content, and limited to {max_bytes:,} bytes while it arrives and {max_pixels:,} pixels before it is
 decoded; decoding is stopped after 5 seconds of a core. Large pictures, which take long, are decoded apart from the
-others; where too many of them wait, the next is answered 503. Nothing is fetched from anywhere. The name that a form
-gives a file is not read, and an `id` is looked up in the collection, never in the file system.
+others; where too many of them wait, the next is answered 503. Nothing is fetched from anywhere. The file name in a form
+is not read, and an `id` is looked up in the collection, never in the file system.
 """
 ERRORS = """\
 ## Errors
@@ -63,7 +62,7 @@ program, `detail` in a sentence for a person.
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page, in Markdown."""
+    """Write the page, in Markdown, from the OpenAPI document."""
     defaults = Settings()
     start = START.format(**{name: getattr(defaults, name) for name in ("batch", "queue", "max_bytes", "max_pixels")})
     parts = [start]
@@ -83,8 +82,10 @@ def _operation(document: dict[str, Any], path: str, method: str, content: dict[s
     for sample in content.get("x-codeSamples", []):
         yield f"```console\n{sample['source']}\n```\n"
     form = content.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
-    rows = [(item["name"], f"in the {item['in']}", item["schema"], item.get("description", ""))
-            for item in content.get("parameters", [])]  # fmt: skip
+    rows = [
+        (item["name"], f"in the {item['in']}", item["schema"], item.get("description", ""))
+        for item in content.get("parameters", [])
+    ]
     rows += [(name, "in the form", item, item["description"]) for name, item in form.get("properties", {}).items()]
     if rows:
         yield "| parameter | where | kind | meaning |\n|---|---|---|---|"
@@ -99,7 +100,7 @@ def _operation(document: dict[str, Any], path: str, method: str, content: dict[s
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A schema in a few words."""
+    """Describe a schema in a few words."""
     schema = next((each for each in schema.get("anyOf", []) if each.get("type") != "null"), {}) | schema
     kind = "file" if schema.get("format") == "binary" else schema["type"]
     low, high = (schema.get(name) for name in ("minimum", "maximum"))

@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 class ServedCollection:
-    """One collection, open, and the threads that ask it."""
+    """An open collection, and the threads that search it."""
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
-        """Take where it lies; `open` opens it."""
+        """Take the settings; `open` opens the collection."""
         self._settings, self._tell = settings, tell
         self._reopening = threading.Lock()
 
@@ -52,11 +52,11 @@ class ServedCollection:
         return self._pictures.gallery
 
     async def ask(self, question: Callable[[Gallery], T], threads: ThreadPoolExecutor | None = None) -> T:
-        """Ask in one of some threads; by default of those that every question has."""
+        """Run a question in a thread: one of `threads`, or of those shared by all questions."""
         return await asyncio.get_running_loop().run_in_executor(threads or self._threads, self._asked, question)
 
     def unavailable(self, error: LookalikeError) -> Problem:
-        """What a client hears of an error that it did not make."""
+        """Make the problem for an error that the client did not cause, and tell the operator."""
         self._tell(str(error))  # it names files, which are the operator's to know
         return retry(problems.UNAVAILABLE, "the collection cannot be asked now; the server's log says why")
 
@@ -64,7 +64,7 @@ class ServedCollection:
         return Pictures(self._settings.index, self._settings.model, self._settings.changes, self._tell)
 
     def _asked(self, question: Callable[[Gallery], T]) -> T:
-        """Ask the collection, which is opened anew where its index was rebuilt."""
+        """Run a question; where the index was rebuilt, open the collection anew first."""
         try:
             opened = self._pictures
             try:
@@ -79,7 +79,7 @@ class ServedCollection:
 
 
 def alone() -> None:
-    """Let this thread compare without helpers, which would wait for its next question at a core's full speed."""
+    """Turn OpenMP off in this thread: its helpers would keep cores busy while they wait for the next question."""
     faiss.omp_set_num_threads(1)
 
 
@@ -87,7 +87,7 @@ def alone() -> None:
 
 
 def known(state: State, item: str) -> str:
-    """The path of an id, if the collection has it; nothing else is done with it before."""
+    """Find the path of an id. Raises Problem where the collection has none."""
     path = schema.path_of_id(item)
     if path is None or path not in state:
         raise Problem(problems.UNKNOWN_ITEM, "no image of the collection has this id; ids are as a search shows them")
@@ -105,17 +105,17 @@ def seen(gallery: Gallery, vector: np.ndarray) -> None:
 
 
 def explained(error: LookalikeError) -> Exception:
-    """A class or words that no image has are the client's mistake; anything else is not."""
+    """Tell the client's mistakes, a class or words that no image has, from other errors."""
     return Problem(problems.INVALID, str(error)) if isinstance(error, LabelError | TextError) else error
 
 
 def named_by_content(digest: str, kind: str) -> str:
-    """The name of a new image that came without one: its bytes' hash, and an ending for its format."""
+    """Name a new image that came without a name: the hash of its bytes, and its format's suffix."""
     return digest[:32] + ENDINGS.get(kind, f".{kind.lower()}")
 
 
 def path_of(label: str, name: str) -> str:
-    """The path of a new image: its class, and the last part of its name."""
+    """Make the path of a new image: its class, and the last part of its name. Raises Problem for an invalid one."""
     last = PurePosixPath(name.replace("\\", "/")).name
     path = f"{label}/{last}".removeprefix("/")
     if not path.isprintable() or len(os.fsencode(last)) > NAME_MOST:

@@ -1,4 +1,4 @@
-"""Pictures: the lanes in which the server decodes uploads, and originals as they are sent out.
+"""Decoding uploads in two lanes, and encoding the images that are sent out.
 
 Most uploads are decoded on every core, the few that need much work apart from them, and behind them. So an ordinary
 picture does not wait for those that take seconds of a core each, however many are sent. What is sent out is decoded and
@@ -30,10 +30,10 @@ Run = Callable[..., Any]  # a function and its arguments -> what it returns; see
 
 
 class Lane:
-    """Some decoders, and a thread for each."""
+    """A lane: some decoder processes, and a thread for each."""
 
     def __init__(self, count: int, most: int, nice: int = 0) -> None:
-        """Start nothing yet.
+        """Start no process yet.
 
         most  pictures under way and waiting; one more is turned away.
         nice  by how much everything else on the machine comes first.
@@ -42,7 +42,7 @@ class Lane:
         self._most, self._taken = most, 0
 
     async def run(self, work: Callable[[Run], T], seconds: float) -> T:
-        """Have a thread decode with a decoder, which is stopped where the client is answered before it is done.
+        """Run work in a thread with a decoder, which is stopped after so many seconds.
 
         Raises Problem for a picture that is not accepted, took too long, or found no place.
         """
@@ -81,7 +81,7 @@ class Lane:
             raise _full()
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Finish the pictures that are being decoded."""
         self._threads.shutdown(cancel_futures=True)
         self._decoders.close()
 
@@ -92,13 +92,13 @@ def _full() -> Problem:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the original of an image is, and what differs when it does."""
+    """An original: how to read it, and a version that changes when its bytes do."""
 
     version: str
     read: Callable[[], bytes]
 
     def tag(self, side: int | None) -> str:
-        """The ETag of what is made of it."""
+        """Make the ETag of a picture of at most so many pixels a side."""
         return f'"{hashlib.sha256(f"{self.version} {side}".encode()).hexdigest()[:32]}"'
 
 
@@ -134,12 +134,12 @@ def stored(state: State, journal: Journal, row: int, folder: Path) -> Stored:
 
 @lru_cache(4)
 def _bundled(folder: Path, version: str) -> Callable[[str], bytes]:
-    """What reads a bundle's pictures; verified once, and again when another file has taken its place."""
+    """Open a bundle's pictures, verified once, and again when another file has taken their place."""
     return thumbnails.reader(folder)
 
 
 def rendered(found: Stored, side: int | None, max_pixels: int, run: Run) -> Picture:
-    """Decode an original and encode it; see lookalike.images.decode.previews.copy. `run` runs that in a decoder."""
+    """Decode an original and encode it anew; see lookalike.images.previews.copy. `run` runs that in a decoder."""
     try:
         content, media_type = run(previews.copy, found.read(), side, max_pixels)
     except TooSlowError:

@@ -1,4 +1,4 @@
-"""What the server does, apart from HTTP: one collection, open, and threads that decode, embed, ask and change."""
+"""The server's work, apart from HTTP: an open collection, and threads that decode, embed, search and change."""
 
 import asyncio
 import hashlib
@@ -42,10 +42,10 @@ class Item:
 
 
 class Service:
-    """A collection, served."""
+    """A collection that is served."""
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
-        """Take what to serve; `open` opens it."""
+        """Take the settings; `open` opens the collection."""
         self.settings, self.metrics = settings, Metrics()
         self._collection = ServedCollection(settings, tell)
         self._admission = Admission(settings.queue, self.metrics)
@@ -54,7 +54,7 @@ class Service:
     # --- life ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the index, and start the threads. Raises LookalikeError for what an operator has to mend."""
+        """Open the index, and start the threads. Raises LookalikeError where an operator has to act."""
         self._collection.open()
         check_same_network(self._collection.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
@@ -64,7 +64,7 @@ class Service:
         self._changer = ThreadPoolExecutor(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
-        """Have the network loaded; then the server is ready."""
+        """Load the network in its thread; then the server is ready."""
         future = self._batcher.submit(self._collection.gallery.embedding, np.zeros(0, np.uint8))
         future.add_done_callback(lambda done: setattr(self, "loaded", not done.exception()))
         return future
@@ -79,7 +79,7 @@ class Service:
         self._changer.shutdown()
 
     def _load(self, embedding: Embedding) -> Embedder:
-        """One network for a picture alone, which it embeds a third faster, one for any other number of them."""
+        """Load two networks: one for single pictures, which it embeds a third faster, and one for batches."""
         folder = self.settings.model
         check_same_network(embedding, folder)
         single = openvino.load(folder, embedding.image_size, 1, "float32")
@@ -141,7 +141,7 @@ class Service:
         return await self._collection.ask(ask, self._threads(query))
 
     async def item(self, item: str) -> Item:
-        """What an image is called."""
+        """Return path and class of an image."""
 
         def ask(gallery: Gallery) -> Item:
             state = gallery.state
@@ -150,7 +150,7 @@ class Service:
         return await self._collection.ask(ask)
 
     async def picture(self, item: str, side: int | None, tag: str) -> Picture | None:
-        """An image itself, made anew, at most so many pixels a side; None where the client has it, by its tag."""
+        """Return an image, encoded anew, at most so many pixels a side; None where the client's tag is current."""
 
         def find(gallery: Gallery) -> Stored:
             state = gallery.state
@@ -162,7 +162,7 @@ class Service:
         return await self._limited(self._light, lambda run: rendered(found, side, self.settings.max_pixels, run))
 
     async def count(self) -> int:
-        """How many images the collection has."""
+        """Count the images of the collection."""
         count = await self._collection.ask(lambda gallery: len(gallery.state))
         self.metrics.images.set(count)
         return count
@@ -177,8 +177,9 @@ class Service:
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
             if there and not replace:
-                raise Problem(problems.EXISTS, f"{path} is in the collection already; give another name, or "
-                              "replace=true")  # fmt: skip
+                raise Problem(
+                    problems.EXISTS, f"{path} is in the collection already; give another name, or replace=true"
+                )
             return there
 
         async def examined(kind: str) -> None:
@@ -218,10 +219,13 @@ class Service:
     # --- threads ---------------------------------------------------------------------------------------------------
 
     async def _with_vector(
-        self, content: bytes, threads: ThreadPoolExecutor | None, ask: Callable[[Gallery, np.ndarray], T],
+        self,
+        content: bytes,
+        threads: ThreadPoolExecutor | None,
+        ask: Callable[[Gallery, np.ndarray], T],
         examined: Callable[[str], Awaitable[None]] | None = None,
-    ) -> T:  # fmt: skip
-        """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile.
+    ) -> T:
+        """Run a question with a picture's embedding, again where the index was rebuilt under another network meanwhile.
 
         examined  is called with the picture's format, when it is decoded.
         """
@@ -246,13 +250,13 @@ class Service:
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
     def _threads(self, query: Query) -> ThreadPoolExecutor | None:
-        """The threads that a question with a text needs; None for those that every question has."""
+        """Choose the threads for a query: one that embeds texts, or None for the shared ones."""
         return self._reader if query.text is not None and self._collection.gallery.reads_texts else None
 
     async def _decoded(
         self, content: bytes, embedding: Embedding, examined: Callable[[str], Awaitable[None]] | None
     ) -> "Future[np.ndarray]":
-        """Decode an upload, and have it embedded."""
+        """Decode an upload, and queue it to be embedded."""
 
         async def embed(kind: str, square: bytes) -> "Future[np.ndarray]":
             if examined:
@@ -266,11 +270,11 @@ class Service:
         return await embed(*await self._decode(self._heavy, guard.square, *job))  # which no batch waits for
 
     async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
-        """Have a decoder do work(*job)."""
+        """Run work(*job) in a decoder."""
         return await self._limited(lane, lambda run: cast(T, run(work, *job)))
 
     async def _limited(self, lane: Lane, work: Callable[[Run], T]) -> T:
-        """Have a decoder work, for a limited time."""
+        """Run work in a decoder for a limited time."""
         try:
             return await lane.run(work, self.settings.seconds)
         except LookalikeError as error:  # a damaged journal or bundle; a decoder that cannot be started

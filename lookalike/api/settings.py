@@ -1,4 +1,4 @@
-"""What an operator decides about a server."""
+"""Settings of a server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ TOKEN_LEAST = 16  # characters
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the collection lies, who may ask, and how much of it.
+    """Settings of a server: the collection's folders, access, and limits.
 
     token    what every request but /health must bear; "" for none.
     origins  of web pages that may read answers (CORS).

@@ -1,4 +1,4 @@
-"""Work in turn: places for requests with a picture, and the thread that embeds.
+"""Limits on requests under way, and the thread that embeds pictures in batches.
 
 Pictures that arrive together are embedded together, up to a number: at 8 connections /search gives 1.56 times as many
 answers as at 1 (docs/deploy.md). A vector has the same bits whatever company it was embedded in (tests/test_api.py), so
@@ -26,19 +26,19 @@ PATIENCE = 0.005  # seconds that a batch waits: for pictures that are being deco
 
 
 class Place:
-    """A place among the requests under way, and what it holds in memory."""
+    """A place among the requests under way, and the bytes that it holds in memory."""
 
     def __init__(self, take: Callable[[int], None]) -> None:
         self._take, self.held = take, 0
 
     def holds(self, count: int) -> None:
-        """Say that so many more bytes have arrived; raises Problem where all uploads together are too many."""
+        """Count bytes that have arrived; raises Problem where all uploads together hold too many."""
         self._take(count)
         self.held += count
 
 
 class Admission:
-    """The places; touched by the event loop only."""
+    """The places for requests under way; used by the event loop only."""
 
     def __init__(self, places: int, metrics: Metrics) -> None:
         self._places, self._metrics = places, metrics
@@ -75,7 +75,7 @@ class Waiting:
 
 
 class Batcher:
-    """One thread that embeds."""
+    """A thread that embeds pictures in batches."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, embedding: Embedding, pixels: np.ndarray) -> "Future[np.ndarray]":
-        """Have a picture embedded, or, without pixels, the network loaded."""
+        """Queue a picture to be embedded, or, without pixels, the network to be loaded."""
         waiting = Waiting(embedding, pixels, Future())
         with self._change:
             self._waiting.append(waiting)
@@ -107,7 +107,7 @@ class Batcher:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Say that a picture is about to come."""
+        """Announce a picture, for which a batch may wait."""
         with self._change:
             self._decoding += 1
         try:
@@ -118,7 +118,7 @@ class Batcher:
                 self._change.notify()
 
     def close(self) -> None:
-        """Embed what waits, then end."""
+        """Embed the pictures that wait, then end the thread."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -161,7 +161,7 @@ class Batcher:
                     return batch
 
     def _together(self) -> bool:
-        """Whether there is nobody to wait for. Who asks one by one never waits; several in turn keep together."""
+        """Say whether a batch is complete: full, or nothing is being decoded and as many wait as came last time."""
         return len(self._waiting) >= self._most or (not self._decoding and len(self._waiting) >= self._last)
 
     def _network_of(self, embedding: Embedding) -> Embedder:

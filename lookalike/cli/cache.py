@@ -24,7 +24,7 @@ DAY = 86_400  # seconds
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is kept."""
+    """An entry of the cache."""
 
     path: Path
     kind: str
@@ -34,7 +34,7 @@ class Item:
 
 
 def items() -> list[Item]:
-    """Everything that is kept, the latest used first."""
+    """List all entries, the latest used first."""
     found = []
     for kind in KINDS:
         for path in sorted(user_cache.folder(kind).glob("*")):
@@ -53,7 +53,7 @@ def _item(kind: str, path: Path) -> Item:
 
 
 def outdated(kept: list[Item], unused_for: float | None, keep_gb: float | None, now: float) -> list[Item]:
-    """Those that go: unused for so many days, and the longest unused of what is more than `keep_gb`.
+    """List the entries to delete: unused for so many days, and the longest unused beyond `keep_gb`.
 
     Batch sizes and companies take no room, and what was embedded with them is found by them: they go by days alone.
     """

@@ -1,4 +1,4 @@
-"""Finding: `search` and `similar`."""
+"""Commands that search: `search` and `similar`."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | Non
 
 
 def search_options(command: Command) -> Command:
-    """Add the options that every search has; the command takes those that say what is asked for as `query`."""
+    """Add the options that every search has; the command gets those of the query as `query`."""
 
     @wraps(command)
     def run(
@@ -43,21 +43,46 @@ def search_options(command: Command) -> Command:
 
     decorated: Any = run
     for option in (
-        click.option("--json/--table", "as_json", default=None, help="One JSON object a hit, or a table; by default a "
-                     "table on a terminal, else JSON."),
+        click.option(
+            "--json/--table",
+            "as_json",
+            default=None,
+            help="One JSON object a hit, or a table; by default a table on a terminal, else JSON.",
+        ),
         images_option,
-        click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG",
-                     callback=_png, help="Also draw the hits, a row a picture, into this file, *.png."),
-        click.option("--text-weight", type=click.FloatRange(0, 1), help="Of words beside a picture: 0 the picture "
-                     "alone, 1 the words alone.  [default: index.tags.weight, or 0.5 where the network reads texts]"),
-        click.option("--text", help="Words that the images' tags are compared with, too; needs index.tags.file, "
-                     "or a network that reads texts."),
+        click.option(
+            "--grid",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="PNG",
+            callback=_png,
+            help="Also draw the hits, a row a picture, into this file, *.png.",
+        ),
+        click.option(
+            "--text-weight",
+            type=click.FloatRange(0, 1),
+            help="Weight of words beside a picture: 0 the "
+            "picture alone, 1 the words alone.  [default: index.tags.weight, or 0.5 where the network reads texts]",
+        ),
+        click.option(
+            "--text",
+            help="Words to compare with the images' tags, too; needs index.tags.file, or a network that reads texts.",
+        ),
         click.option("--label", help="Find images of this class only."),
-        click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True,
-                     help="The least cosine of a hit."),
-        click.option("-k", type=int, default=10, show_default=True, help="Hits of each picture; where there are fewer "
-                     "images, all of them."),
-    ):  # fmt: skip
+        click.option(
+            "--min-similarity",
+            type=click.FloatRange(-1, 1),
+            default=-1.0,
+            show_default=True,
+            help="The least cosine of a hit.",
+        ),
+        click.option(
+            "-k",
+            type=int,
+            default=10,
+            show_default=True,
+            help="Hits of each picture; where there are fewer images, all of them.",
+        ),
+    ):
         decorated = option(decorated)
     return cast(Command, decorated)
 
@@ -74,8 +99,8 @@ def search(
     With --text also by their tags; without PICTURES by tags alone, which needs no network. Where there are no tags
     and the network is CLIP's, a text is compared with the images themselves: docs/embeddings.md.
 
-    A picture that cannot be read is named, and the others are searched with; the exit status is 1 then.
-    Of an animation the first frame is taken. The cosine is of refined vectors: of a picture with itself, in the
+    A picture that cannot be read is reported, and the others are searched with; the exit status is 1 then.
+    Only the first frame of an animation is used. The cosine is of refined vectors: of a picture with itself, in the
     collection, it may be below 1.
 
     \b
@@ -140,7 +165,7 @@ def similar(
 
 
 def show(name: str, hits: list["Hit"], as_json: bool | None, *, several: bool) -> None:
-    """Print the hits of the picture or the words that have a name: JSON objects, one a line, or a table."""
+    """Print the hits of a picture or words, given by name: JSON objects, one a line, or a table."""
     if not hits:
         tell(f"{name}: nothing that similar was found; lower --min-similarity, or ask for another --label")
     if as_json or (as_json is None and not sys.stdout.isatty()):

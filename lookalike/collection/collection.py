@@ -30,11 +30,11 @@ REBUILD_SHARE = 0.1  # of the images changed since the index was built, from whi
 
 
 class LabelError(LookalikeError):
-    """A class that no image has: the question is at fault, not the collection."""
+    """A query for a class that no image has."""
 
 
 def mixed(vectors: np.ndarray, said: np.ndarray, weight: float) -> np.ndarray:
-    """Pictures and a text as one query each: float32 (Q, d) and (1, d), of unit length, -> (Q, d), of unit length."""
+    """Mix each picture's vector with a text's: float32 (Q, d) and (1, d), of unit length, -> (Q, d), of unit length."""
     return unit_length((1 - weight) * vectors + np.float32(weight) * said)
 
 
@@ -117,18 +117,18 @@ class Gallery(LiveIndex):
 
     @property
     def reads_texts(self) -> bool:
-        """Whether a text is compared with the images themselves."""
+        """Whether texts are compared with the images themselves, not with tags."""
         return self._reader is not None
 
     @property
     def text_weight(self) -> float | None:
-        """What words weigh beside a picture, if a search does not say; None where words find nothing."""
+        """The default weight of words beside a picture; None where words find nothing."""
         if self.tags is not None:
             return self.tags.weight
         return SAID_WEIGHT if self._read else None
 
     def tagged(self) -> int:
-        """How many images have tags."""
+        """Count the images that have tags."""
         if self.tags is None:
             return 0
         return int(np.count_nonzero(self.state.now(np.unique(self.tags.rows)) >= 0))
@@ -190,7 +190,7 @@ class Gallery(LiveIndex):
         return [Hit(rank, *name, *own) for rank, (name, own) in enumerate(zip(names, cosines, strict=True), 1)]
 
     def _matched(self, state: State, words: Words, label: str | None) -> Matched:
-        """The images of a class that are there and share a word."""
+        """Find the images that share a word, of a class, without those that were removed."""
         rows, cosines = self._tagged().match(words)
         rows = state.now(rows)
         kept = (rows >= 0) if label is None else (rows >= 0) & self._labelled(state, label)[rows]
@@ -200,11 +200,11 @@ class Gallery(LiveIndex):
 
     @property
     def _reader(self) -> Reader | None:
-        """What embeds a text; None where tags are what it is compared with."""
+        """The text encoder; None where texts are compared with tags."""
         return self._read if self.tags is None else None
 
     def _said(self, text: str | None) -> np.ndarray | None:
-        """A text as the network sees it, refined: float32 (1, d); None where tags are what it is compared with."""
+        """Embed and refine a text: float32 (1, d); None where texts are compared with tags."""
         if text is None or self._reader is None:
             return None
         return self.refinement.project(self.checked(self._reader(text)[np.newaxis]))
@@ -222,7 +222,7 @@ class Gallery(LiveIndex):
         return self.tags
 
     def _weight(self, given: float | None, words: bool) -> float:
-        """The weight of words; 0 where there are none."""
+        """Choose the weight of words; 0 where there are none."""
         usual = self.text_weight
         if given is None:
             return usual or 0 if words else 0
@@ -235,7 +235,7 @@ class Gallery(LiveIndex):
         return given
 
     def _labelled(self, state: State, label: str) -> np.ndarray:
-        """Which rows have a label: bool (N + M,)."""
+        """Mark the rows that have a label: bool (N + M,)."""
         fresh = np.array([event.label == label for event in state.events], dtype=bool)
         allowed: np.ndarray = np.concatenate([self._of_label(label), fresh]) & state.present
         if not allowed.any():

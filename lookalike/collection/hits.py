@@ -16,5 +16,5 @@ class Hit:
     text: float | None = None  # of the words, where they took part
 
     def fields(self) -> dict[str, Any]:
-        """What there is to show, by name."""
+        """Return the values to show, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}

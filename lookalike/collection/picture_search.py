@@ -1,4 +1,4 @@
-"""The one object behind every face: a picture in, ranked hits out; and pictures added to what is searched."""
+"""Search by picture: the one object behind every face takes a picture and returns ranked hits, or adds it."""
 
 import hashlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Pictures:
     def __init__(
         self, index: Path, model: Path, changes: Path, tell: Callable[[str], None] = lambda message: None
     ) -> None:
-        """Open what `index` and `model` wrote, and the changes made since. `tell` takes what a user should know."""
+        """Open what `index` and `model` wrote, and the changes made since. `tell` takes messages for the user."""
         self._model = model
         self.gallery = Gallery(index, changes, tell, self.embed, self.read if descriptions.present(model) else None)
 

@@ -1,11 +1,11 @@
-"""A query: what is asked for beside the picture, which every face makes and the collection answers."""
+"""A query: the settings of a search, which every face makes and the collection answers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a search is asked for, beside the picture or the image that it begins with.
+    """The settings of a search, beside the picture or the image that it begins with.
 
     k               hits, 1 or more; where there are fewer images, all of them.
     min_similarity  the least cosine of a hit.

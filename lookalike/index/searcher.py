@@ -1,4 +1,4 @@
-"""Features in, ranked rows out: a gallery's refinement and its index, asked together, and with words beside them."""
+"""Search by features: a gallery's refinement and index together, with words beside them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ BLOCK = 65_536  # images that share a word, compared at a time
 
 
 class Rows(Protocol):
-    """What a searcher asks: an index, or one with changes on top (lookalike/collection/overlay.py)."""
+    """An index, or one with changes on top (lookalike/collection/overlay.py)."""
 
     def __len__(self) -> int:
         """N."""
@@ -49,7 +49,7 @@ class Fused:
 
 
 class Searcher:
-    """A gallery's refinement and index, asked together."""
+    """A gallery's refinement and index, searched together."""
 
     def __init__(self, refinement: Refinement, index: Rows) -> None:
         """Take the two as they were built on the same gallery."""

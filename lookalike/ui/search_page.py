@@ -1,4 +1,4 @@
-"""The page that searches: a picture on one side, what looks like it on the other, and a click leads on."""
+"""The search page: a picture on one side, its hits on the other; a click on a hit searches with it."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,13 +49,17 @@ def show(opened: Opened) -> None:
 
 
 def _choose(opened: Opened) -> None:
-    """What to search with."""
+    """Let the visitor choose a picture."""
     source = st.segmented_control("Start from", SOURCES, key="source", default=SOURCES[0], required=True)
     if source == SOURCES[0]:
         st.file_uploader(
-            "Drop a picture here, or choose one", type="image", key="upload", on_change=_taken, args=("upload",),
+            "Drop a picture here, or choose one",
+            type="image",
+            key="upload",
+            on_change=_taken,
+            args=("upload",),
             help="JPEG, PNG, WebP, BMP, GIF or TIFF. Kept in the server's memory, as long as your visit.",
-        )  # fmt: skip
+        )
         tiles.paste("paste", MAX_BYTES, _start_with)
     elif source == SOURCES[1]:
         st.camera_input("Take a picture", key="camera", on_change=_taken, args=("camera",))
@@ -68,7 +72,7 @@ def _choose(opened: Opened) -> None:
 
 
 def _settings(opened: Opened) -> Query:
-    """k, minimum similarity, class, and words where the index has any."""
+    """Let the visitor set the query: k, minimum similarity, class, and words where the index has any."""
     others = len(opened.gallery.state) - 1  # of an image of the collection
     most = max(1, min(MOST, others))
     k = 1
@@ -83,21 +87,25 @@ def _settings(opened: Opened) -> Query:
 
 
 def _words(opened: Opened) -> tuple[str | None, float | None]:
-    """Words, and their weight beside a picture."""
+    """Let the visitor type words, and set their weight beside a picture."""
     usual = opened.gallery.text_weight
     if usual is None:
         return None, None
     where = "that say what it shows" if opened.gallery.reads_texts else "in its tags"
     text = st.text_input("With these words", key="words", max_chars=WORDS_MOST, placeholder=where).strip()
     weight = st.slider(
-        "Weight of words", 0.0, 1.0, usual, key="weight",
+        "Weight of words",
+        0.0,
+        1.0,
+        usual,
+        key="weight",
         help="Beside a picture: 0 compares pictures alone, 1 words alone. An image of the collection has its own.",
-    )  # fmt: skip
+    )
     return text or None, weight
 
 
 def _class(question: str, key: str, opened: Opened) -> str | None:
-    """One of the classes; None for all, and where there are none."""
+    """Let the visitor choose a class; None for all, and where there are none."""
     if not opened.labels():
         return None
     return (
@@ -106,7 +114,7 @@ def _class(question: str, key: str, opened: Opened) -> str | None:
 
 
 def _results(opened: Opened, query: Query) -> None:
-    """The trail, and what the last step of it found; or what words alone found."""
+    """Show the trail and the hits of its last step, or those of words alone."""
     trail: list[Start] = st.session_state.trail
     try:
         steps = [_step(opened, number, start) for number, start in enumerate(trail)]
@@ -120,9 +128,13 @@ def _results(opened: Opened, query: Query) -> None:
         answer = opened.answer(start, query)
         if not answer.hits:
             nearest = opened.answer(start, replace(query, k=1, min_similarity=-1)).hits
-            st.info(f"Nothing is at least {query.min_similarity:.2f} similar; the most similar image reaches "
-                    f"{nearest[0].cosine:.2f}. Ask for less." if nearest else "There is no other such image.",
-                    icon=":material/search_off:")  # fmt: skip
+            st.info(
+                f"Nothing is at least {query.min_similarity:.2f} similar; the most similar image reaches "
+                f"{nearest[0].cosine:.2f}. Ask for less."
+                if nearest
+                else "There is no other such image.",
+                icon=":material/search_off:",
+            )
             return
     except Rebuilt:
         raise
@@ -132,10 +144,16 @@ def _results(opened: Opened, query: Query) -> None:
         return
     own = opened.label(start.path) if start and start.path else ""
     found = [
-        Tile(hit.path, opened.thumbnail(hit.path), hit.path, f"{hit.cosine:.3f}", hit.label or hit.path,
-             "" if not (own and hit.label) else "same" if hit.label == own else "other")
+        Tile(
+            hit.path,
+            opened.thumbnail(hit.path),
+            hit.path,
+            f"{hit.cosine:.3f}",
+            hit.label or hit.path,
+            "" if not (own and hit.label) else "same" if hit.label == own else "other",
+        )
         for hit in answer.hits
-    ]  # fmt: skip
+    ]
     like = [] if start is None else [f"like {start.path or 'yours'}"]
     like += [f"with “{query.text}”"] if query.text else []
     searched = f"{len(found)} of {len(opened.gallery.state):,} images {', '.join(like)}"
@@ -143,12 +161,14 @@ def _results(opened: Opened, query: Query) -> None:
     seen = f"{searched}, {embedded}found in {_milliseconds(answer.search)}"
     tiles.show("hits", found, "Most similar first", _go_on, status=seen, step=way, follow=True)
     if all(tile.picture is None for tile in found):
-        st.info(f"The pictures are not in {opened.places.images}, so names must do. Make them: `dvc repro download`, "
-                "or say where they are: `lookalike ui --images FOLDER`")  # fmt: skip
+        st.info(
+            f"The pictures are not in {opened.places.images}, so names must do. Make them: `dvc repro download`, "
+            "or say where they are: `lookalike ui --images FOLDER`"
+        )
 
 
 def _offer(opened: Opened, key: str, kind: Any, label: str | None, text: str) -> None:
-    """Some images of the collection, drawn by lot; the same lot for everybody's first visit."""
+    """Offer some images of the collection, drawn at random; the same ones on every first visit."""
     state = opened.gallery.state
     rows = state.find(label, text)
     if not len(rows):
@@ -177,7 +197,7 @@ def _step(opened: Opened, number: int, start: Start) -> Tile:
 
 
 def _taken(key: str) -> None:
-    """A file was uploaded, photographed or taken back."""
+    """Take a file that was uploaded or photographed, or forget one that was taken back."""
     file = st.session_state.get(key)
     if file is None:
         _clear()

@@ -1,4 +1,4 @@
-"""The collection that the page shows: opened once for all visitors, asked by one at a time."""
+"""The collection that the page shows, opened once for all visitors."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ REMEMBERED = 256  # embeddings of pictures, by their bytes
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything lies; see the options of `lookalike ui`."""
+    """The folders that the page reads; see the options of `lookalike ui`."""
 
     index: Path
     model: Path
@@ -37,7 +37,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Start:
-    """What a search begins with: an image of the collection by its path, or a picture from outside by its content."""
+    """The start of a search: an image of the collection by its path, or a picture from outside by its content."""
 
     path: str = ""
     content: bytes = b""
@@ -54,7 +54,7 @@ class Answer:
 
 
 class Opened:
-    """Pictures, their thumbnails and what was embedded; safe to share between threads."""
+    """An open collection with thumbnails and remembered embeddings. Safe to share between threads."""
 
     def __init__(self, places: Places) -> None:
         """Open what lies in `places`."""
@@ -87,19 +87,19 @@ class Opened:
         return Answer(hits, seconds, time.perf_counter() - begun)
 
     def thumbnail(self, path: str) -> bytes | None:
-        """The small picture of an image of the collection; None where it cannot be read."""
+        """Return the thumbnail of an image of the collection; None where it cannot be read."""
         try:
             return self._thumbnails.of(path)
         except Missing:
             return None
 
     def label(self, path: str) -> str:
-        """The class of an image of the collection."""
+        """Return the class of an image of the collection."""
         state = self.gallery.state
         return state.path_and_label(state.row(path))[1]
 
     def labels(self) -> list[str]:
-        """Every class."""
+        """List every class."""
         state = self.gallery.state
         if self._labels[0] != state.number:
             self._labels = state.number, state.labels()
@@ -111,7 +111,7 @@ class Opened:
             self.pictures.embed(blank)
 
     def _embed(self, content: bytes) -> tuple[np.ndarray, float]:
-        """Embedding, float32 (D,), and the seconds it took when it was made."""
+        """Return the embedding, float32 (D,), and the seconds it took when it was made."""
         key = sha256(content).hexdigest()
         with self._network:
             if key not in self._embedded:
