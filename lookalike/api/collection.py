@@ -24,7 +24,7 @@ from lookalike.index.tags import TextError
 from lookalike.refinement.faiss_setup import faiss
 
 NAME_MOST = 200  # characters of a name, a label
-ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # by content; of the others, the format's name
+ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # suffixes by format; other formats have their name as suffix
 T = TypeVar("T")
 
 

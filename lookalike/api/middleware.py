@@ -22,7 +22,7 @@ SECURE = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
     (b"referrer-policy", b"no-referrer"),
 ]
-LINGER_SECONDS = 1.0  # that a body is still received after its answer, so that the client gets to read it
+LINGER_SECONDS = 1.0  # seconds that a body is still received after its answer, so that the client can read it
 LINGER_BYTES = 1 << 20
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 

@@ -22,7 +22,7 @@ class Kind:
     status: int
     title: str  # the same for every problem of the type
     example: str = field(compare=False)  # a detail
-    headers: tuple[str, ...] = ()  # that every such answer has
+    headers: tuple[str, ...] = ()  # names of headers that every such answer has
 
     @property
     def type(self) -> str:

@@ -185,7 +185,7 @@ class Direct(APIRoute):
         }
         model = create_model("Parameters", **fields)
         with_request = "request" in given
-        known = sorted(fields.keys() - self.param_convertors.keys())  # of the query
+        known = sorted(fields.keys() - self.param_convertors.keys())  # names of query parameters
 
         async def handle(request: Request) -> Response:
             if fields:  # who only asks whether the server lives may add what it likes

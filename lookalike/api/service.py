@@ -27,8 +27,8 @@ from lookalike.images import decode
 from lookalike.runtimes import openvino
 from lookalike.runtimes.registry import Embedder
 
-LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # of an upload that is decoded among the others; see guard.work
-HEAVY_MOST = 8  # other uploads at one time: they take up to 5 s each, and a client waits 10 s
+LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # limits of an upload in the light lane; see guard.work
+HEAVY_MOST = 8  # uploads in the heavy lane: each takes up to 5 s, and a client waits 10 s
 
 T = TypeVar("T")
 

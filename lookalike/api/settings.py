@@ -30,8 +30,8 @@ class Settings:
     max_pixels: int = 50_000_000
     queue: int = 128
     batch: int = 16
-    seconds: float = 10.0  # for decoding one picture
-    upload_seconds: float = 30.0  # for receiving one
+    seconds: float = 10.0  # limit for decoding one picture
+    upload_seconds: float = 30.0  # limit for receiving one
 
     def __post_init__(self) -> None:
         if self.token and (len(self.token) < TOKEN_LEAST or not self.token.isascii() or " " in self.token):

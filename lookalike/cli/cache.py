@@ -86,7 +86,7 @@ def main() -> None:
         kept = outdated(kept, args.unused_for, args.keep_gb, time.time())
         for item in kept:
             remove(item.path)
-            remove(item.path.with_name(item.path.name + "-journal"))  # that a kill left
+            remove(item.path.with_name(item.path.name + "-journal"))  # left by a kill
     for item in kept:
         day = time.strftime("%Y-%m-%d", time.localtime(item.used))
         print(f"{item.bytes / 1e6:10.1f} MB  {day}  {item.kind:10}  {item.what}")

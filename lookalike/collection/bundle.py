@@ -48,7 +48,7 @@ class Bundle:
     folder: str
     images: int
     bytes: int
-    fingerprint: str  # of the index
+    fingerprint: str  # the index's
 
 
 def write(

@@ -24,9 +24,9 @@ from lookalike.index.searcher import Matched
 from lookalike.index.tags import Tags, TextError, Words
 from lookalike.runtimes.text_encoder import Reader
 
-LABELS = 64  # classes whose rows are remembered, a byte an image each
-SAID_WEIGHT = 0.5  # of a text that the network reads, beside a picture
-REBUILD_SHARE = 0.1  # of the images changed since the index was built, from which a rebuild is advised
+LABELS = 64  # classes whose rows are remembered; each takes a byte an image
+SAID_WEIGHT = 0.5  # default weight of a text that the network reads, beside a picture
+REBUILD_SHARE = 0.1  # share of images changed since the index was built, above which a rebuild is advised
 
 
 class LabelError(LookalikeError):

@@ -54,7 +54,7 @@ class Event:
 class Bound:
     """The index that a journal belongs to, and its events: every number from `first` to `last`."""
 
-    fingerprint: str  # of the index
+    fingerprint: str  # the index's
     embedding: Embedding
     folded: int  # events up to this number are in the source folder
     first: int

@@ -18,7 +18,7 @@ from lookalike.index import build
 from lookalike.runtimes import openvino, text_encoder
 from lookalike.runtimes.registry import Embedder
 
-MAX_PIXELS = 100_000_000  # of a picture; guards memory
+MAX_PIXELS = 100_000_000  # limit of a picture, which guards memory
 
 
 class Pictures:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike.base.errors import LookalikeError
 
-MAX_MEGABYTES = 16  # of a picture
+MAX_MEGABYTES = 16  # size limit of a picture
 SETTINGS = {
     "browser.gatherUsageStats": "false",  # nobody is told anything
     "client.showErrorDetails": "none",  # a visitor need not see where our files lie; the terminal does

@@ -73,7 +73,7 @@ def _choose(opened: Opened) -> None:
 
 def _settings(opened: Opened) -> Query:
     """Let the visitor set the query: k, minimum similarity, class, and words where the index has any."""
-    others = len(opened.gallery.state) - 1  # of an image of the collection
+    others = len(opened.gallery.state) - 1  # images that one of the collection can be compared with
     most = max(1, min(MOST, others))
     k = 1
     if most > 1:

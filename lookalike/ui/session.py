@@ -19,7 +19,7 @@ from lookalike.collection.thumbnails import Missing, Thumbnails
 from lookalike.images import decode, decoder, previews
 from lookalike.ui.launch import MAX_MEGABYTES
 
-MAX_BYTES = MAX_MEGABYTES << 20  # of a picture
+MAX_BYTES = MAX_MEGABYTES << 20  # size limit of a picture
 REMEMBERED = 256  # embeddings of pictures, by their bytes
 
 
@@ -41,7 +41,7 @@ class Start:
 
     path: str = ""
     content: bytes = b""
-    thumbnail: bytes = b""  # of the content
+    thumbnail: bytes = b""  # JPEG of the content, small
 
 
 @dataclass(frozen=True)
