@@ -1,4 +1,4 @@
-"""What benchmarks share: the features that they measure, as options name them, and a table for a report."""
+"""What benchmarks share: options that name features or a served collection, and a table for a report."""
 
 import argparse
 from pathlib import Path
@@ -10,9 +10,26 @@ from lookalike.artifacts.arrays import Collection, Images, check_same_images, lo
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that shows the script's header as its help and knows where features, images and settings lie."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = _parser(description)
     add_places(result)
     return result
+
+
+def serving_parser(description: str | None, seconds: str) -> argparse.ArgumentParser:
+    """A parser that shows the script's header as its help and knows what a server serves and how long a load lasts.
+
+    seconds  help of that option.
+    """
+    result = _parser(description)
+    for name in ("index", "model", "changes"):
+        result.add_argument(f"--{name}", type=Path, default=Path("data") / name)
+    result.add_argument("--images", type=Path, default=Path("data/raw"))
+    result.add_argument("--seconds", type=float, default=60, help=f"{seconds} (default: %(default)s)")
+    return result
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_places(command: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.common import markdown
+from benchmarks.common import markdown, serving_parser
 from benchmarks.serving import request, served
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script
@@ -84,11 +84,7 @@ class Used:
 
 def main() -> None:
     """Read the arguments, load, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("index", "model", "changes"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name)
-    parser.add_argument("--images", type=Path, default=Path("data/raw"))
-    parser.add_argument("--seconds", type=float, default=60, help="idle, and again under attack (default: %(default)s)")
+    parser = serving_parser(__doc__, "idle, and again under attack")
     parser.add_argument("--rate", type=float, default=8, help="hostile uploads a second (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
@@ -108,11 +104,18 @@ def main() -> None:
                     times, statuses = asyncio.run(questions(port, honest, args.seconds))
                 p50, p95 = np.percentile(times, [50, 95]) * 1000
                 answers = ", ".join(f"{count} x {status}" for status, count in sorted(hostile.items()))
-                rows.append({
-                    "kind": kind, "a second": rate, "p50 ms": round(p50), "p95 ms": round(p95),
-                    "errors": f"{len(times) - statuses['200']} of {len(times)}", "hostile answers": answers,
-                    "core seconds": round(used.seconds), "peak MB": round(used.memory / 1e6),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "kind": kind,
+                        "a second": rate,
+                        "p50 ms": round(p50),
+                        "p95 ms": round(p95),
+                        "errors": f"{len(times) - statuses['200']} of {len(times)}",
+                        "hostile answers": answers,
+                        "core seconds": round(used.seconds),
+                        "peak MB": round(used.memory / 1e6),
+                    }
+                )
     print(markdown(pd.DataFrame(rows)))
     for kind in args.kinds:
         idle, loaded = (row["p95 ms"] for row in rows if row["kind"] == kind)

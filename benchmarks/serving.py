@@ -4,7 +4,8 @@
     python benchmarks/serving.py --seconds 5 --memory 0         # to see that it works
 
 For /search (a picture as the body, another one each time) and /items/{id}/similar, at 1, 8 and 64 connections, each of
-which asks as soon as it is answered: answers a second, the 50th and 99th percentile, and errors, which are all but 200.
+which asks as soon as it is answered: answers a second, the 50th and 99th percentile, milliseconds of a core that the
+server used for an answer (its decoders' not counted), and errors, which are all but 200.
 Then the server's resident memory after 1,000 and after 10,000 searches by 8 connections, from a fresh start.
 
 `wrk` makes the load where it is installed, else a client of our own (asyncio, bare sockets); the report says which.
@@ -32,11 +33,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-from benchmarks.common import markdown
-from lookalike.api import ids
+from benchmarks.common import markdown, serving_parser
+from lookalike.api.schema import id_of
 from lookalike.artifacts.arrays import map_names
 from lookalike.base import script as stage
 from lookalike.base.errors import LookalikeError
@@ -80,11 +82,7 @@ class Load:
 
 def main() -> None:
     """Read the arguments, load, print two tables and what they say of the goals."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("index", "model", "changes"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name)
-    parser.add_argument("--images", type=Path, default=Path("data/raw"))
-    parser.add_argument("--seconds", type=float, default=60, help="of each load (default: %(default)s)")
+    parser = serving_parser(__doc__, "of each load")
     parser.add_argument("--memory", type=int, default=10_000, help="searches until memory is read again; 0: not at all")
     parser.add_argument("--client", choices=["wrk", "ours"], help="by default wrk, where it is installed")
     parser.add_argument("--csv", type=Path, help="write the first table here too")
@@ -92,20 +90,30 @@ def main() -> None:
     client = args.client or ("wrk" if shutil.which("wrk") else "ours")
     paths = [str(path) for path in map_names(args.index)[0][:: max(1, len(map_names(args.index)[0]) // PICTURES)]]
     searches = [request("POST", "/search?k=10", (args.images / path).read_bytes()) for path in paths]
-    similar = [request("GET", f"/items/{ids.of(path)}/similar?k=10") for path in paths]
+    similar = [request("GET", f"/items/{id_of(path)}/similar?k=10") for path in paths]
     print(f"{' '.join(['python', *sys.argv])}\n{cpu_name()}, {cores()} cores, client: {client}\n")
 
     rows: list[dict[str, Any]] = []
-    with served(args) as (port, _):
+    with served(args) as (port, process):
         for name, requests in (("/search", searches), ("/items/{id}/similar", similar)):
             asyncio.run(ours(port, requests, 8, seconds=min(2, args.seconds)))  # warms up
             for connections in CONNECTIONS:
-                before = batches(port)
+                before, used = batches(port), core_seconds(process)
                 load = measured(client, port, requests, connections, args.seconds)
+                core = 1000 * (core_seconds(process) - used) / load.answers
                 calls, pictures = (now - then for now, then in zip(batches(port), before, strict=True))
-                rows.append({"address": name, "connections": connections, "a second": load.answers / load.seconds,
-                             "p50 ms": load.p50, "p99 ms": load.p99, "errors": load.errors,
-                             "pictures a batch": pictures / calls if calls else 0})  # fmt: skip
+                rows.append(
+                    {
+                        "address": name,
+                        "connections": connections,
+                        "a second": load.answers / load.seconds,
+                        "p50 ms": load.p50,
+                        "p99 ms": load.p99,
+                        "core ms": core,
+                        "errors": load.errors,
+                        "pictures a batch": pictures / calls if calls else 0,
+                    }
+                )
     table = pd.DataFrame(rows)
     print(markdown(table.round(2)))
     speed = table.set_index(["address", "connections"])["a second"]
@@ -119,8 +127,10 @@ def main() -> None:
             for count in (args.memory // 10, args.memory - args.memory // 10):
                 asyncio.run(ours(port, searches, 8, most=count))
                 sizes.append(resident(process))
-        print(f"memory after {args.memory // 10} searches {sizes[0] / 1e6:.0f} MB, after {args.memory} "
-              f"{sizes[1] / 1e6:.0f} MB: {sizes[1] / sizes[0] - 1:+.1%} (goal: within 10 %)")  # fmt: skip
+        print(
+            f"memory after {args.memory // 10} searches {sizes[0] / 1e6:.0f} MB, after {args.memory} "
+            f"{sizes[1] / 1e6:.0f} MB: {sizes[1] / sizes[0] - 1:+.1%} (goal: within 10 %)"
+        )
 
 
 def request(method: str, target: str, body: bytes = b"") -> bytes:
@@ -135,9 +145,11 @@ def served(args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     where = [f"--{name}={getattr(args, name)}" for name in ("index", "model", "changes", "images")]
     with tempfile.TemporaryFile("w+") as log:  # the access log is part of the work
         process = subprocess.Popen(
-            [sys.executable, "-m", "lookalike.cli", "serve", "--port", "0", *where], stderr=log, cwd=Path.cwd(),
+            [sys.executable, "-m", "lookalike.cli", "serve", "--port", "0", *where],
+            stderr=log,
+            cwd=Path.cwd(),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
         try:
             yield port_of(process, log), process.pid
         finally:
@@ -172,6 +184,12 @@ def batches(port: int) -> tuple[float, float]:
 def resident(process: int) -> int:
     """Bytes of memory that a process has."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def core_seconds(process: int) -> float:
+    """Seconds of a core that a process has used."""
+    times = psutil.Process(process).cpu_times()
+    return float(times.user + times.system)
 
 
 def measured(client: str, port: int, requests: list[bytes], connections: int, seconds: float) -> Load:

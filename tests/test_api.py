@@ -35,14 +35,14 @@ from msgspec.structs import replace
 from PIL import Image
 from small_collection import write_index
 
-from lookalike.api import ids, problems
+from lookalike.api import problems
 from lookalike.api import server as launch
 from lookalike.api.app import create
-from lookalike.api.asking import Askers, Brief
-from lookalike.api.batching import Batcher
 from lookalike.api.collection import ServedCollection
+from lookalike.api.schema import id_of, path_of_id
 from lookalike.api.service import Service
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Batcher
 from lookalike.artifacts import descriptions
 from lookalike.artifacts.descriptions import Embedding, Network, describe
 from lookalike.base.errors import LookalikeError
@@ -50,6 +50,7 @@ from lookalike.base.files import new_folder, write_json
 from lookalike.collection import thumbnails
 from lookalike.collection.collection import Gallery
 from lookalike.collection.picture_search import Pictures
+from lookalike.collection.query import Query
 from lookalike.images import decode
 from lookalike.refinement import refinement
 from lookalike.runtimes import openvino
@@ -234,7 +235,7 @@ def is_problem(answer: httpx.Response, kind: problems.Kind) -> bool:
 
 
 def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
-    return [{**hit.fields(), "id": ids.of(hit.path)} for hit in hits]
+    return [{**hit.fields(), "id": id_of(hit.path)} for hit in hits]
 
 
 # --- searching --------------------------------------------------------------------------------------------------------
@@ -242,37 +243,37 @@ def as_sent(hits: list[Any]) -> list[dict[str, Any]]:
 
 def test_a_search_finds_what_the_command_finds(server: Server, where: Where) -> None:
     content, alone = where.content(), where.open()
-    expected = as_sent(alone.search(content, 5))
+    expected = as_sent(alone.search(content, Query(5)))
     assert server.search(content, k=5).json()["hits"] == expected
     answer = server.client.post("/search?k=5", files={"file": ("../../x", content, "text/html")})
     assert answer.json()["hits"] == expected
     assert expected[0]["path"] == FIRST
-    assert server.search(content, k=41).json()["hits"] == as_sent(where.open().search(content, 1000))  # all 40
+    assert server.search(content, k=41).json()["hits"] == as_sent(where.open().search(content, Query(1000)))  # all 40
     assert len(server.client.get(f"{ITEM}/similar?k=40").json()["hits"]) == 39
     only = server.search(content, k=3, label="4", min_similarity=-0.5).json()["hits"]
-    assert only == as_sent(alone.search(content, 3, -0.5, "4"))
+    assert only == as_sent(alone.search(content, Query(3, -0.5, "4")))
     assert len(server.search(content).json()["hits"]) == 10
 
 
 def test_similar_needs_no_network(server: Server, where: Where) -> None:
     before = server.figure("lookalike_batch_size_count")
-    answer = server.client.get(f"/items/{ids.of(FIRST)}/similar", params={"k": 39})
-    assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, 39))
+    answer = server.client.get(f"/items/{id_of(FIRST)}/similar", params={"k": 39})
+    assert answer.json()["hits"] == as_sent(where.open().gallery.similar(FIRST, Query(39)))
     assert server.figure("lookalike_batch_size_count") == before
 
 
 def test_images_are_served_without_their_metadata(server: Server, where: Where) -> None:
     for path, kind in ((FIRST, "PNG"), ("3/digit_0001.jpg", "JPEG")):
         assert SECRET.encode() in where.content(path)
-        answer = server.client.get(f"/items/{ids.of(path)}/image")
+        answer = server.client.get(f"/items/{id_of(path)}/image")
         image = Image.open(io.BytesIO(answer.content))
         assert (image.format, image.size, dict(image.getexif())) == (kind, (60, 40), {})
         assert SECRET.encode() not in answer.content
         assert answer.headers["content-type"] == f"image/{kind.lower()}"
         tag = {"If-None-Match": answer.headers["etag"]}
-        assert server.client.get(f"/items/{ids.of(path)}/image", headers=tag).status_code == 304
-        assert server.client.get(f"/items/{ids.of(path)}/thumbnail", headers=tag).status_code == 200
-    small = server.client.get(f"/items/{ids.of(FIRST)}/thumbnail", params={"size": 30})
+        assert server.client.get(f"/items/{id_of(path)}/image", headers=tag).status_code == 304
+        assert server.client.get(f"/items/{id_of(path)}/thumbnail", headers=tag).status_code == 200
+    small = server.client.get(f"/items/{id_of(FIRST)}/thumbnail", params={"size": 30})
     assert Image.open(io.BytesIO(small.content)).size == (30, 20)
 
 
@@ -283,18 +284,18 @@ def test_an_original_outside_the_folder_is_not_served(own: Where) -> None:
     (own.folder / "raw" / "3/digit_0000.png").unlink()
     with serving(own) as server:
         for path in (FIRST, "3/digit_0000.png"):
-            assert is_problem(server.client.get(f"/items/{ids.of(path)}/image"), problems.NO_ORIGINAL)
+            assert is_problem(server.client.get(f"/items/{id_of(path)}/image"), problems.NO_ORIGINAL)
 
 
 def test_ids_are_looked_up_and_nothing_else(server: Server) -> None:
-    for text in (ids.of("../secret.png"), ids.of("/etc/passwd"), ids.of("3/digit_0003.png\0"), "..", "%2e%2e", "é", "A",
-                 ids.of(FIRST) + "=", ids.of("3/./digit_0003.png")):  # fmt: skip
+    for text in (id_of("../secret.png"), id_of("/etc/passwd"), id_of("3/digit_0003.png\0"), "..", "%2e%2e", "é", "A",
+                 id_of(FIRST) + "=", id_of("3/./digit_0003.png")):  # fmt: skip
         assert server.client.get(f"/items/{text}/image").status_code == 404
 
 
 # --- every error ------------------------------------------------------------------------------------------------------
 
-ITEM = f"/items/{ids.of(FIRST)}"
+ITEM = f"/items/{id_of(FIRST)}"
 WRONG: list[tuple[str, str, dict[str, Any], problems.Kind]] = [
     ("GET", f"{ITEM}/similar?k=0", {}, problems.INVALID),
     ("GET", f"{ITEM}/similar?k=1001", {}, problems.INVALID),
@@ -493,7 +494,7 @@ def test_images_are_added_replaced_and_removed(own: Where) -> None:
         form = {"label": "cat", "name": r"C:\photos\..\tom.jpg"}
         answer = server.client.post("/items", files={"file": ("../../x", content)}, data=form)
         assert answer.status_code == 201
-        assert answer.json() == {"id": ids.of("cat/tom.jpg"), "path": "cat/tom.jpg", "label": "cat"}
+        assert answer.json() == {"id": id_of("cat/tom.jpg"), "path": "cat/tom.jpg", "label": "cat"}
         here = answer.headers["location"]
         assert server.client.get(here).json() == answer.json()
         assert server.search(content, k=1).json()["hits"][0]["path"] == "cat/tom.jpg"
@@ -523,19 +524,19 @@ def test_what_another_process_adds_is_seen_at_once(own: Where) -> None:
             check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert server.search(saved("PNG"), k=1, label="9").json()["hits"][0]["path"] == "9/new.png"
-        assert server.client.get(f"/items/{ids.of('9/new.png')}/similar").status_code == 200
+        assert server.client.get(f"/items/{id_of('9/new.png')}/similar").status_code == 200
 
 
 def test_an_index_that_is_rebuilt_is_opened_anew(own: Where) -> None:
     with serving(own) as server:
         assert server.client.post("/items", content=saved("PNG"), params={"name": "kept.png"}).status_code == 201
         own.built(paths=[*PATHS, "5/new.png"])
-        assert len(server.client.get(f"/items/{ids.of('5/new.png')}/similar").json()["hits"]) == 10
+        assert len(server.client.get(f"/items/{id_of('5/new.png')}/similar").json()["hits"]) == 10
         assert server.client.get("/ready").json()["images"] == len(PATHS) + 2
         own.built(layers=2, seed=5)  # under another network, by which the addition is embedded anew
         alone = own.open()
         for k in (1, 41):
-            assert server.search(own.content(), k=k).json()["hits"] == as_sent(alone.search(own.content(), k))
+            assert server.search(own.content(), k=k).json()["hits"] == as_sent(alone.search(own.content(), Query(k)))
         (own.index / "labels.npy").write_bytes(b"broken")
         write_json(own.index.with_suffix(".json"), {"files": {"x": "y"}})
         assert is_problem(server.search(own.content()), problems.UNAVAILABLE)
@@ -578,7 +579,7 @@ def test_pictures_that_come_together_are_embedded_together(slow: Where) -> None:
     contents = [saved("PNG", (40 + number, 30)) for number in range(16)]
     alone = slow.open()
     with serving(slow, "--batch=8") as server:
-        expected = [as_sent(alone.search(content, 5)) for content in contents]
+        expected = [as_sent(alone.search(content, Query(5))) for content in contents]
         calls, pictures = (server.figure(f"lookalike_batch_size_{what}") for what in ("count", "sum"))
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda content: server.search(content, k=5).json()["hits"], contents))
@@ -754,7 +755,7 @@ ONE_BY_ONE = {"batch": 1}  # a single network is loaded
 
 def test_uploads_may_hold_so_much_memory_together(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     content = where.content()
-    monkeypatch.setattr("lookalike.api.admission.HELD_MOST", len(content))
+    monkeypatch.setattr("lookalike.api.workers.HELD_MOST", len(content))
 
     async def ask(client: httpx.AsyncClient) -> Any:
         arrived, refused = asyncio.Event(), asyncio.Event()
@@ -800,11 +801,7 @@ def test_an_error_that_was_not_foreseen_says_nothing_and_the_next_request_is_tri
     assert after.status_code == 200
 
 
-@pytest.mark.parametrize("brief", [True, False])
-def test_a_damaged_journal_is_the_operators_to_mend(
-    own: Where, brief: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Brief, "enough", lambda self: brief)  # whether it is asked in the event loop
+def test_a_damaged_journal_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
     own.journal.parent.mkdir()
 
     async def ask(client: httpx.AsyncClient) -> Any:
@@ -865,7 +862,7 @@ def test_an_index_rebuilt_while_a_picture_is_embedded_is_asked_once_more(
     monkeypatch.setattr(Batcher, "submit", meanwhile)
     answer = answered_here(own, ONE_BY_ONE, lambda client: client.post("/search?k=3", content=own.content()))
     if times == 1:
-        assert answer.json()["hits"] == as_sent(own.open().search(own.content(), 3))
+        assert answer.json()["hits"] == as_sent(own.open().search(own.content(), Query(3)))
     else:
         assert is_problem(answer, problems.UNAVAILABLE) and "being rebuilt" in answer.json()["detail"]
 
@@ -941,16 +938,20 @@ def test_a_form_of_an_unreadable_charset_is_a_broken_upload(where: Where) -> Non
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_threads_that_close_finish_what_waits_but_for_who_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.api.asking.TOGETHER", 60)  # seconds: all are handed back at one time
+def test_threads_that_close_finish_what_waits_but_for_who_gave_up(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.api.collection.cores", lambda: 1)
     gate = threading.Event()
 
     async def ask() -> Any:
-        askers = Askers(1, "ask", lambda: None)
-        waiting = [asyncio.create_task(askers(work)) for work in (gate.wait, lambda: 2, lambda: 3)]
+        served = ServedCollection(where.settings(), print)
+        served.open()
+        questions = (lambda _: gate.wait(), lambda _: 2, lambda _: 3)
+        waiting = [asyncio.create_task(served.ask(question)) for question in questions]
         await asyncio.sleep(0)  # all are handed over
         waiting[1].cancel()
-        closing = threading.Thread(target=askers.close, daemon=True)
+        closing = threading.Thread(target=served.close, daemon=True)
         closing.start()
         await asyncio.sleep(0.05)
         assert closing.is_alive()
@@ -1028,13 +1029,13 @@ def test_an_index_that_was_rebuilt_is_opened_once_for_all_who_ask(own: Where, mo
     served = ServedCollection(own.settings(), print)
     served.open()
     own.rebuild(paths=PATHS[:7])
-    pool = Askers(2, "ask", lambda: None)
+    threads = ThreadPoolExecutor(2)
 
     async def ask() -> list[int]:
-        return list(await asyncio.gather(served.ask(question, pool), served.ask(question, pool)))
+        return list(await asyncio.gather(served.ask(question, threads), served.ask(question, threads)))
 
     assert asyncio.run(ask()) == [7, 7] and len(opened) == 2
-    pool.close()
+    threads.shutdown()
     served.close()
 
 
@@ -1139,4 +1140,4 @@ def test_every_answer_to_made_up_requests_is_as_documented(own: Where) -> None:
 
 def test_an_id_is_of_one_path() -> None:
     for path in (FIRST, "ünï/çødé ☃.png", "a" * 300, ""):
-        assert ids.path(ids.of(path)) == path
+        assert path_of_id(id_of(path)) == path

@@ -222,7 +222,7 @@ def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path)
 
 def test_a_server_shows_the_pictures_of_the_bundle_that_is_there_now(built: Built, tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="pip install -r requirements/serve.txt")
-    from lookalike.api.served import stored
+    from lookalike.api.pictures import stored
 
     assert bundled().exit_code == 0
     gallery, folder = Gallery(Path("served/index"), tmp_path / "none"), Path("served/thumbnails")

@@ -38,6 +38,7 @@ from lookalike.collection.collection import Gallery
 from lookalike.collection.hits import Hit
 from lookalike.collection.journal import Event
 from lookalike.collection.live_index import Rebuilt
+from lookalike.collection.query import Query
 from lookalike.datasets import registry
 from lookalike.refinement import refinement
 from proof.patience import patience
@@ -139,7 +140,7 @@ class Model:
     """What should be found: label and stored vector of each path, and nothing clever."""
 
     def __init__(self, built: Built, gallery: Gallery) -> None:
-        vectors = gallery._index.vectors(np.arange(len(built.paths)))
+        vectors = gallery.index.vectors(np.arange(len(built.paths)))
         self.refinement = gallery.refinement
         self.images = dict(zip(built.paths, zip(built.labels, vectors, strict=True), strict=True))
 
@@ -266,9 +267,9 @@ class Changing(RuleBasedStateMachine):
         gallery = self.galleries[who]
         if label is not None and label not in {own for own, _ in self.model.images.values()}:
             with pytest.raises(LookalikeError, match=r"no image is labelled 'new'; .*Known: ant, bee, cat"):
-                gallery.search(feature(seed)[np.newaxis], k, least, label)
+                gallery.search(feature(seed)[np.newaxis], Query(k, least, label))
             return
-        hits = gallery.search(feature(seed)[np.newaxis], k, least, label)[0]
+        hits = gallery.search(feature(seed)[np.newaxis], Query(k, least, label))[0]
         query = self.model.refinement.project(feature(seed)[np.newaxis])[0]
         self.recall.append(self.model.check(hits, query, k, least, label))
 
@@ -278,9 +279,9 @@ class Changing(RuleBasedStateMachine):
         path, gallery = self.pool[number], self.galleries[who]
         if path not in self.model.images:
             with pytest.raises(LookalikeError, match="is not in the collection"):
-                gallery.similar(path, k, least, label)
+                gallery.similar(path, Query(k, least, label))
             return
-        hits = gallery.similar(path, k, least, label)
+        hits = gallery.similar(path, Query(k, least, label))
         self.recall.append(self.model.check(hits, self.model.images[path][1], k, least, label, but=path))
 
     @rule(who=WHO)
@@ -328,9 +329,9 @@ def test_codes_of_a_few_bytes_can_be_changed_too(tmp_path: Path, changes: Path) 
     model, recall = Model.of(built, gallery), []
     for seed in range(30):
         query = model.refinement.project(feature(seed)[np.newaxis])[0]
-        recall.append(model.check(gallery.search(feature(seed)[np.newaxis], 10)[0], query, 10, -1, None))
+        recall.append(model.check(gallery.search(feature(seed)[np.newaxis], Query(10))[0], query, 10, -1, None))
     assert np.mean(recall) >= 0.3  # what was asked of it is little
-    assert gallery.search(feature(3)[np.newaxis], 40, label="new")[0][0].path == "new/3.png"
+    assert gallery.search(feature(3)[np.newaxis], Query(40, label="new"))[0][0].path == "new/3.png"
 
 
 def test_a_replaced_image_is_found_by_its_new_looks_only(built: Built, changes: Path) -> None:
@@ -339,18 +340,18 @@ def test_a_replaced_image_is_found_by_its_new_looks_only(built: Built, changes: 
     add(gallery, path, int(path[-9:-4]), over=True)  # by itself, of which it would be the nearest
     vector = gallery.journal.events()[0].vector
     assert vector == pytest.approx(model.joined(path, feature(int(path[-9:-4]))), abs=STEP)
-    before = gallery.similar(path, 5)
+    before = gallery.similar(path, Query(5))
     add(gallery, path, 1001, "owl", over=True)
-    hits = gallery.search(feature(1001)[np.newaxis], 3)[0]
+    hits = gallery.search(feature(1001)[np.newaxis], Query(3))[0]
     assert (hits[0].path, hits[0].label) == (path, "owl")
-    everything = gallery.search(feature(1001)[np.newaxis], 60)[0]
+    everything = gallery.search(feature(1001)[np.newaxis], Query(60))[0]
     assert [hit.path for hit in everything].count(path) == 1
-    assert gallery.similar(path, 5) != before
+    assert gallery.similar(path, Query(5)) != before
     with pytest.raises(LookalikeError, match="no image is labelled 'fox'; Known: ant, bee, cat, owl"):
-        gallery.search(feature(0)[np.newaxis], 3, label="fox")
+        gallery.search(feature(0)[np.newaxis], Query(3, label="fox"))
     gallery.remove([path])
     with pytest.raises(LookalikeError, match="no image is labelled 'owl'"):
-        gallery.search(feature(0)[np.newaxis], 3, label="owl")
+        gallery.search(feature(0)[np.newaxis], Query(3, label="owl"))
 
 
 def test_an_emptied_collection_says_so_and_takes_new_images(tmp_path: Path, changes: Path) -> None:
@@ -359,31 +360,31 @@ def test_an_emptied_collection_says_so_and_takes_new_images(tmp_path: Path, chan
     gallery.remove(built.paths)
     for opened in (gallery, built.open(changes)):
         with pytest.raises(LookalikeError, match="the index is empty, so nothing can be found in it"):
-            opened.search(feature(0)[np.newaxis], 1)
+            opened.search(feature(0)[np.newaxis], Query(1))
         with pytest.raises(LookalikeError, match="is not in the collection"):
-            opened.similar(built.paths[0], 1)
+            opened.similar(built.paths[0], Query(1))
     add(gallery, "new.png", 5)
-    assert [hit.path for hit in built.open(changes).search(feature(5)[np.newaxis], 1)[0]] == ["new.png"]
-    assert [hit.path for hit in gallery.search(feature(5)[np.newaxis], 2)[0]] == ["new.png"]
+    assert [hit.path for hit in built.open(changes).search(feature(5)[np.newaxis], Query(1))[0]] == ["new.png"]
+    assert [hit.path for hit in gallery.search(feature(5)[np.newaxis], Query(2))[0]] == ["new.png"]
     with pytest.raises(LookalikeError, match=r"new\.png is the only image of the collection"):
-        gallery.similar("new.png", 1)
+        gallery.similar("new.png", Query(1))
 
 
 @pytest.mark.parametrize("k", [0, -5])
 def test_a_k_below_1_is_named(built: Built, changes: Path, k: int) -> None:
     gallery = built.open(changes)
     with pytest.raises(LookalikeError, match=f"k is {k}; choose 1 or more"):
-        gallery.similar(built.paths[0], k)
+        gallery.similar(built.paths[0], Query(k))
     with pytest.raises(LookalikeError, match=f"k is {k}, but the index holds 60 images; choose 1 to 60"):
-        gallery.search(feature(0)[np.newaxis], k)
+        gallery.search(feature(0)[np.newaxis], Query(k))
 
 
 @pytest.mark.parametrize("k", [59, 60, 61, 10**6])
 def test_of_more_than_there_are_all_are_found(built: Built, changes: Path, k: int) -> None:
     gallery = built.open(changes)
-    found = [hit.path for hit in gallery.search(feature(0)[np.newaxis], k)[0]]
+    found = [hit.path for hit in gallery.search(feature(0)[np.newaxis], Query(k))[0]]
     assert len(found) == len(set(found)) == min(k, 60)
-    assert sorted([*(hit.path for hit in gallery.similar(built.paths[0], k)), built.paths[0]]) == built.paths
+    assert sorted([*(hit.path for hit in gallery.similar(built.paths[0], Query(k))), built.paths[0]]) == built.paths
 
 
 def test_ranks_have_no_gaps_where_hits_are_re_ranked(tmp_path: Path, changes: Path) -> None:
@@ -391,9 +392,9 @@ def test_ranks_have_no_gaps_where_hits_are_re_ranked(tmp_path: Path, changes: Pa
     built = build(tmp_path / "index", 200, refined=UNEXPANDED | {"rerank": 60})
     gallery, gaps = built.open(changes), 0
     for seed in range(200, 240):
-        hits = gallery.search(feature(seed)[np.newaxis], 40)[0]
+        hits = gallery.search(feature(seed)[np.newaxis], Query(40))[0]
         least = sorted(hit.cosine for hit in hits)[20]
-        kept = gallery.search(feature(seed)[np.newaxis], 40, least)[0]
+        kept = gallery.search(feature(seed)[np.newaxis], Query(40, least))[0]
         assert [hit.path for hit in kept] == [hit.path for hit in hits if hit.cosine >= least]
         assert [hit.rank for hit in kept] == list(range(1, len(kept) + 1))
         gaps += [hit.path for hit in kept] != [hit.path for hit in hits[: len(kept)]]
@@ -403,7 +404,7 @@ def test_ranks_have_no_gaps_where_hits_are_re_ranked(tmp_path: Path, changes: Pa
 def test_features_of_another_network_are_refused(built: Built, changes: Path) -> None:
     gallery = built.open(changes)
     with pytest.raises(LookalikeError, match=r"embeddings of 24 dimensions; they come from another network"):
-        gallery.search(np.ones((1, 25), np.float32), 1)
+        gallery.search(np.ones((1, 25), np.float32), Query(1))
     for wrong, message in ((np.ones(25), "another network"), (np.full(D, np.nan), "not finite"), (np.zeros(D), "zero")):
         with pytest.raises(LookalikeError, match=message):
             gallery.add("x.png", "", "0" * 64, b"x", wrong.astype(np.float32), replace=False)
@@ -414,7 +415,7 @@ def test_an_embedding_is_kept_as_float32_whatever_it_came_as(built: Built, chang
     gallery = built.open(changes)
     gallery.add("x.png", "", "0" * 64, b"x", feature(5).astype(np.float64), replace=False)
     event = built.open(changes).journal.events()[0]
-    assert np.array_equal(event.embedding, feature(5)) and len(event.vector) == gallery._index.dim
+    assert np.array_equal(event.embedding, feature(5)) and len(event.vector) == gallery.index.dim
 
 
 def test_that_a_rebuild_is_due_is_said_once(built: Built, changes: Path) -> None:
@@ -510,7 +511,7 @@ def test_what_was_acknowledged_survives_any_kill(built: Built, tmp_path: Path, c
         model = Model.of(built, gallery)
         assert model.images.keys() == images.keys()
         query = model.refinement.project(feature(life)[np.newaxis])[0]
-        assert model.check(gallery.search(feature(life)[np.newaxis], 15)[0], query, 15, -1, None) == 1
+        assert model.check(gallery.search(feature(life)[np.newaxis], Query(15))[0], query, 15, -1, None) == 1
     print(f"26 kills, {acknowledged} changes acknowledged; killed {dict(moments)}")
     assert acknowledged > 100 and moments["in a transaction"] + moments["in a change"] >= 5
 
@@ -531,7 +532,7 @@ def test_a_first_change_that_came_to_nothing_leaves_nothing_broken(built: Built,
         changes.mkdir()
         (changes / "journal.sqlite").touch()
     for opened in (gallery, built.open(changes)):
-        assert len(opened.search(feature(0)[np.newaxis], 60)[0]) == 60
+        assert len(opened.search(feature(0)[np.newaxis], Query(60))[0]) == 60
     add(gallery, "new.png", 1)
     assert "new.png" in built.open(changes).state
 
@@ -553,7 +554,7 @@ def test_two_processes_change_at_once_and_a_third_sees_it_grow(built: Built, cha
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        hits = gallery.search(feature(0)[np.newaxis], counts[-1])[0]  # at least as many as there were
+        hits = gallery.search(feature(0)[np.newaxis], Query(counts[-1]))[0]  # at least as many as there were
         assert len({hit.path for hit in hits}) == counts[-1]
         counts.append(len(gallery.state))
     assert [writer.exitcode for writer in writers] == [0, 0]
@@ -561,7 +562,7 @@ def test_two_processes_change_at_once_and_a_third_sees_it_grow(built: Built, cha
     assert len(gallery.state) == 560
     model = Model.of(built, gallery)
     assert model.images.keys() == {*built.paths, *(f"{prefix}{number}.png" for prefix in "ab" for number in range(250))}
-    hits = gallery.search(feature(0)[np.newaxis], 30)[0]
+    hits = gallery.search(feature(0)[np.newaxis], Query(30))[0]
     assert model.check(hits, model.refinement.project(feature(0)[np.newaxis])[0], 30, -1, None) == 1
 
 
@@ -602,13 +603,13 @@ def test_an_open_gallery_sees_the_change_of_another_process_at_once(
     built: Built, changes: Path, cache_folder: Path
 ) -> None:
     gallery = built.open(changes)
-    assert len(gallery.search(feature(0)[np.newaxis], 60)[0]) == 60
+    assert len(gallery.search(feature(0)[np.newaxis], Query(60))[0]) == 60
     for number in (1, 2):  # the first change makes the file, the second finds it
         process = CONTEXT.Process(target=add_many, args=(built, changes, str(cache_folder), f"n{number}/", 1))
         process.start()
         process.join()
-        assert len(gallery.search(feature(0)[np.newaxis], 60 + number)[0]) == 60 + number
-        assert gallery.search(feature(0)[np.newaxis], 1, label=f"n{number}/")[0][0].path == f"n{number}/0.png"
+        assert len(gallery.search(feature(0)[np.newaxis], Query(60 + number))[0]) == 60 + number
+        assert gallery.search(feature(0)[np.newaxis], Query(1, label=f"n{number}/"))[0][0].path == f"n{number}/0.png"
 
 
 def test_whoever_keeps_the_collection_locked_is_named(
@@ -623,12 +624,12 @@ def test_whoever_keeps_the_collection_locked_is_named(
         for change in (lambda: add(gallery, "b.png", 2), lambda: gallery.remove(["a.png"])):
             with pytest.raises(LookalikeError, match=busy):
                 change()
-        assert len(gallery.search(feature(0)[np.newaxis], 61)[0]) == 61  # who only searches does not wait
+        assert len(gallery.search(feature(0)[np.newaxis], Query(61))[0]) == 61  # who only searches does not wait
         other.execute("ROLLBACK")
         other.execute("BEGIN EXCLUSIVE")
         for opened in (gallery, built.open(changes)):
             with pytest.raises(LookalikeError, match=busy):
-                opened.search(feature(0)[np.newaxis], 61)
+                opened.search(feature(0)[np.newaxis], Query(61))
     add(gallery, "b.png", 2)
     assert len(gallery.state) == 62
 
@@ -648,10 +649,10 @@ def test_threads_search_while_one_adds(tmp_path: Path, changes: Path) -> None:
                 count = len(gallery.state)
                 assert count >= before
                 before = count
-                hits = gallery.search(feature(5)[np.newaxis], 12, label=[None, "ant", None, "cat"][number])[0]
+                hits = gallery.search(feature(5)[np.newaxis], Query(12, label=[None, "ant", None, "cat"][number]))[0]
                 assert len(hits) == 12
                 seen.extend(hits)
-                assert len(gallery.similar("ant/00004.png", 5)) == 5
+                assert len(gallery.similar("ant/00004.png", Query(5))) == 5
         except BaseException as error:
             failed.append(error)
 
@@ -701,7 +702,7 @@ def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Pa
     built, before = changed(tmp_path, changes)
     after = rebuilt(built, refined=REFINED | {"pca": 9, "power": 1, "augment": 3})
     with pytest.raises(Rebuilt, match=r"index was rebuilt since it was opened; open it again"):
-        before.search(feature(0)[np.newaxis], 3)
+        before.search(feature(0)[np.newaxis], Query(3))
     for change in (lambda: add(before, "x.png", 1), lambda: before.remove(["open/c.png"])):
         with pytest.raises(LookalikeError, match=r"rebuilt|another index"):
             change()
@@ -724,7 +725,7 @@ def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Pa
     assert len(quiet.state) == len(gallery.state) and len(told) == 1
     model = Model.of(after, gallery)
     query = model.refinement.project(feature(7)[np.newaxis])[0]
-    assert model.check(gallery.search(feature(7)[np.newaxis], 20)[0], query, 20, -1, None) == 1
+    assert model.check(gallery.search(feature(7)[np.newaxis], Query(20))[0], query, 20, -1, None) == 1
 
 
 def test_the_old_index_opened_again_carries_them_back(tmp_path: Path, changes: Path) -> None:
@@ -739,10 +740,10 @@ def test_the_old_index_opened_again_carries_them_back(tmp_path: Path, changes: P
     gallery = built.open(changes)
     assert {"later.png", "open/c.png", "folded/b.png", built.paths[2]} <= {*latest(gallery)}
     assert built.paths[3] not in gallery.state
-    assert gallery.search(feature(104)[np.newaxis], 1, label="open")[0][0].path == "open/c.png"
+    assert gallery.search(feature(104)[np.newaxis], Query(1, label="open"))[0][0].path == "open/c.png"
     model = Model.of(built, gallery)
     query = model.refinement.project(feature(7)[np.newaxis])[0]
-    assert model.check(gallery.search(feature(7)[np.newaxis], 20)[0], query, 20, -1, None) == 1
+    assert model.check(gallery.search(feature(7)[np.newaxis], Query(20))[0], query, 20, -1, None) == 1
 
 
 def test_folded_images_that_the_new_index_lacks_are_kept(tmp_path: Path, changes: Path) -> None:
@@ -768,8 +769,8 @@ def test_changes_that_an_index_has_no_need_of_leave_it_as_it_is(tmp_path: Path, 
     assert len(gallery.state) == 39
     asked = feature(3)[np.newaxis]
     for label in (None, "ant"):
-        assert gallery.search(asked, 40, label=label) == plain.search(asked, 40, label=label)
-    assert gallery.similar(built.paths[0], 5) == plain.similar(built.paths[0], 5)
+        assert gallery.search(asked, Query(40, label=label)) == plain.search(asked, Query(40, label=label))
+    assert gallery.similar(built.paths[0], Query(5)) == plain.similar(built.paths[0], Query(5))
 
 
 def test_where_nothing_is_to_be_carried_over_nothing_is_told(tmp_path: Path, changes: Path) -> None:
@@ -843,7 +844,7 @@ def test_a_change_that_was_made_is_not_called_a_failure_where_the_index_is_rebui
     monkeypatch.setattr(before.journal, "changing", then_rebuilt)
     add(before, "x.png", 1) if how == "add" else before.remove(["open/c.png"])
     with pytest.raises(Rebuilt):
-        before.search(feature(0)[np.newaxis], 3)
+        before.search(feature(0)[np.newaxis], Query(3))
     now = built.open(changes).state
     assert ("x.png" in now) == (how == "add") and ("open/c.png" in now) == (how == "add")
 
@@ -854,7 +855,7 @@ def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path) -> N
     two = replace(ONE, network=replace(ONE.network, dim=16, fingerprint="two"))
     after = rebuilt(built, embedding=two)
     blind = after.open(changes)
-    for change in (lambda: blind.search(feature(0, 16)[np.newaxis], 3), lambda: add(blind, "x.png", 1),
+    for change in (lambda: blind.search(feature(0, 16)[np.newaxis], Query(3)), lambda: add(blind, "x.png", 1),
                    lambda: blind.remove([built.paths[5]])):  # fmt: skip
         with pytest.raises(
             LookalikeError, match=r"journal.sqlite holds changes made under another network; search with"
@@ -870,14 +871,14 @@ def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path) -> N
     told: list[str] = []
     gallery = after.open(changes, tell=told.append, embed=embed)
     model = Model(after, gallery)
-    hits = gallery.search(feature(104, 16)[np.newaxis], 3, label="open")[0]
+    hits = gallery.search(feature(104, 16)[np.newaxis], Query(3, label="open"))[0]
     assert [hit.path for hit in hits] == ["open/c.png"]
     assert sorted(embedded) == [b"picture 104", b"picture 105", b"picture 106"]  # the folded ones are in the index
     event = latest(gallery)["open/c.png"]
     assert np.array_equal(event.embedding, feature(104, 16))
     assert event.vector == pytest.approx(model.joined("open/c.png", feature(104, 16)), abs=STEP)
     assert gallery.journal.bound().embedding == two and len(told) == 1
-    assert len(blind.search(feature(104, 16)[np.newaxis], 3, label="open")[0]) == 1  # now it can
+    assert len(blind.search(feature(104, 16)[np.newaxis], Query(3, label="open"))[0]) == 1  # now it can
 
 
 def test_a_carrying_over_that_fails_changes_nothing(tmp_path: Path, changes: Path) -> None:
@@ -995,11 +996,11 @@ def everything(built: Built, changes: Path) -> Any:
     """All that a user can learn from a collection."""
     told: list[str] = []
     gallery = built.open(changes, tell=told.append)
-    hits = gallery.search(np.stack([feature(1), feature(9)]), 40)
+    hits = gallery.search(np.stack([feature(1), feature(9)]), Query(40))
     events = gallery.journal.events()
     pictures = [gallery.journal.image(event.image) for event in events if event.image]
     about = asdict(gallery.journal.bound()) if gallery.journal.bound() else None
-    return hits, gallery.similar(built.paths[0], 20), pictures, [event.number for event in events], about, told
+    return hits, gallery.similar(built.paths[0], Query(20)), pictures, [event.number for event in events], about, told
 
 
 @pytest.mark.parametrize(
@@ -1013,7 +1014,7 @@ def test_a_file_that_is_no_journal_is_named(built: Built, changes: Path, what: s
     if what == "without pictures":
         with closing(sqlite3.connect(path)) as file, file:
             file.execute("DELETE FROM images")
-        opened.search(feature(0)[np.newaxis], 3)  # who does not need them does not mind
+        opened.search(feature(0)[np.newaxis], Query(3))  # who does not need them does not mind
         with pytest.raises(LookalikeError, match=r"journal.sqlite cannot be read \(picture [0-9a-f]+ is damaged\)"):
             everything(built, changes)
         return
@@ -1031,7 +1032,7 @@ def test_a_file_that_is_no_journal_is_named(built: Built, changes: Path, what: s
                 file.execute(f"PRAGMA application_id = {journal.OURS}")
     before = None if path.is_dir() else path.read_bytes()
     for gallery in (opened, built.open(changes)):
-        for ask in (lambda: gallery.search(feature(0)[np.newaxis], 3), lambda: add(gallery, "x.png", 1)):  # noqa: B023
+        for ask in (lambda: gallery.search(feature(0)[np.newaxis], Query(3)), lambda: add(gallery, "x.png", 1)):  # noqa: B023
             with pytest.raises(LookalikeError, match=r"journal.sqlite(:| cannot be read)") as error:
                 ask()
             assert "\n" not in str(error.value)
@@ -1052,7 +1053,7 @@ def test_a_journal_of_what_no_version_here_knows_is_named(built: Built, changes:
     before = path.read_bytes()
     gallery = built.open(changes)
     said = r"journal.sqlite cannot be read \(what it belongs to is damaged\); restore it from a backup, or move it away"
-    for ask in (lambda: gallery.search(feature(0)[np.newaxis], 3), lambda: add(gallery, "x.png", 1)):
+    for ask in (lambda: gallery.search(feature(0)[np.newaxis], Query(3)), lambda: add(gallery, "x.png", 1)):
         with pytest.raises(LookalikeError, match=said):
             ask()
     assert path.read_bytes() == before
@@ -1065,7 +1066,7 @@ def test_an_event_that_is_missing_is_named(built: Built, changes: Path, number: 
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("DELETE FROM events WHERE number = ?", [number])
     with pytest.raises(LookalikeError, match=rf"journal.sqlite cannot be read \(event {number} is (damaged|missing)\)"):
-        gallery.search(feature(0)[np.newaxis], 3)
+        gallery.search(feature(0)[np.newaxis], Query(3))
 
 
 @pytest.mark.slow
@@ -1109,7 +1110,7 @@ def test_a_journal_deleted_while_it_is_open_is_a_clean_start(built: Built, chang
     for opened in (gallery, built.open(changes)):
         assert len(opened.state) == 61 and "new/0.png" not in opened.state and built.paths[2] in opened.state
     path.unlink()
-    assert len(gallery.search(feature(0)[np.newaxis], 60)[0]) == 60
+    assert len(gallery.search(feature(0)[np.newaxis], Query(60))[0]) == 60
     with pytest.raises(LookalikeError, match="not in the collection"):
         gallery.remove(["new/1.png"])
     some_changes(built, changes)
@@ -1137,7 +1138,7 @@ def run_read_only(built: Built, changes: Path, cache: Path, code: str) -> list[s
     here = Path(__file__).parent
     script.write_text(
         f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
-        "from pathlib import Path\nimport test_changes as t\nfrom lookalike.errors import LookalikeError\n"
+        "from pathlib import Path\nimport test_changes as t\nfrom lookalike.base.errors import LookalikeError\n"
         f"gallery = t.Gallery(Path({str(built.folder)!r}), Path({str(changes)!r}))\n{code}"
     )
     done = unshared(f"{read_only(changes)} && LOOKALIKE_CACHE={cache} {sys.executable} {script}")
@@ -1149,7 +1150,7 @@ def run_read_only(built: Built, changes: Path, cache: Path, code: str) -> list[s
 def test_a_read_only_folder_is_searched_and_not_changed(built: Built, changes: Path, cache_folder: Path) -> None:
     some_changes(built, changes)
     code = (
-        "print(len(gallery.search(t.feature(0)[None], 63)[0]))\n"
+        "print(len(gallery.search(t.feature(0)[None], t.Query(63))[0]))\n"
         "for change in (lambda: t.add(gallery, 'x.png', 1), lambda: gallery.remove(['new/1.png'])):\n"
         "    try: change()\n"
         "    except LookalikeError as error: print(error)\n"
@@ -1164,10 +1165,10 @@ def test_a_read_only_folder_is_searched_and_not_changed(built: Built, changes: P
 def test_a_read_only_folder_without_a_journal(built: Built, changes: Path, cache_folder: Path) -> None:
     changes.mkdir()
     code = (
-        "print(len(gallery.search(t.feature(0)[None], 60)[0]))\n"
+        "print(len(gallery.search(t.feature(0)[None], t.Query(60))[0]))\n"
         "try: t.add(gallery, 'x.png', 1)\n"
         "except LookalikeError as error: print(error)\n"
-        "print(len(gallery.search(t.feature(0)[None], 60)[0]))\n"
+        "print(len(gallery.search(t.feature(0)[None], t.Query(60))[0]))\n"
     )
     count, error, again = run_read_only(built, changes, cache_folder, code)
     assert (count, again) == ("60", "60") and "journal.sqlite: unable to open database file" in error

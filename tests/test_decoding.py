@@ -20,6 +20,7 @@ from hostile_pictures import many_scans
 from small_collection import Built
 
 from lookalike.base.errors import LookalikeError
+from lookalike.collection.query import Query
 from lookalike.images import decode, decoder_process, parallel
 from lookalike.images import decoder as decoding
 from lookalike.images.decode import ImageError
@@ -137,7 +138,8 @@ def test_one_that_cannot_begin_is_no_fault_of_a_picture(monkeypatch: pytest.Monk
 
 def test_it_imports_little() -> None:
     """Else a search would wait for it."""
-    script = "import sys, lookalike.decoding_process, lookalike.previews, lookalike.api.guard; print(*sys.modules)"
+    images = "lookalike.images.decoder_process, lookalike.images.previews"
+    script = f"import sys, {images}, lookalike.api.guard; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     heavy = {
         "pandas",
@@ -235,16 +237,20 @@ def test_no_decoder_outlives_a_killed_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pictures_go_on_after_one_that_takes_too_long(built: Built) -> None:
     from lookalike.collection.picture_search import Pictures
-    from lookalike.ui.session import query_from
+    from lookalike.ui.session import start_from
 
     opened = Pictures(*(built.folder / name for name in ("index", "model", "changes")))
-    for ask in (opened.embed, lambda content: opened.search(content, 1), lambda content: opened.add("a", "", content)):
+    for ask in (
+        opened.embed,
+        lambda content: opened.search(content, Query(1)),
+        lambda content: opened.add("a", "", content),
+    ):
         with pytest.raises(TooSlowError) as caught:
             ask(slow_picture())
         assert str(caught.value) == TOO_LONG
-    assert opened.search(built.picture("red/03.jpg").read_bytes(), 1)[0].path == "red/03.jpg"
+    assert opened.search(built.picture("red/03.jpg").read_bytes(), Query(1))[0].path == "red/03.jpg"
     with pytest.raises(LookalikeError, match=f"This file cannot be searched with: {TOO_LONG}"):
-        query_from(slow_picture())
+        start_from(slow_picture())
 
 
 @pytest.mark.slow
@@ -264,7 +270,7 @@ def test_a_server_answers_and_nothing_burns_on(built: Built) -> None:
 
     async def ask(content: bytes) -> object:
         try:
-            return (await service.search(content, 1, -1, None, None, None))[0].path
+            return (await service.search(content, Query(1, -1, None, None, None)))[0].path
         except Problem as problem:
             return problem.kind
 
@@ -281,7 +287,7 @@ def test_a_server_answers_and_nothing_burns_on(built: Built) -> None:
 
 def test_ordinary_pictures_do_not_wait_for_those_that_are_much_work() -> None:
     from lookalike.api import guard, problems
-    from lookalike.api.lanes import Lane
+    from lookalike.api.pictures import Lane
     from lookalike.api.problems import Problem
 
     light, heavy = Lane(1, 8), Lane(1, 1, nice=10)
@@ -305,7 +311,7 @@ def test_ordinary_pictures_do_not_wait_for_those_that_are_much_work() -> None:
 
 @pytest.mark.parametrize(("work", "status"), [(misbehaving.crash, 422), (misbehaving.burn, 422)])
 def test_a_client_is_told_what_became_of_its_picture(work: Callable[[int], None], status: int) -> None:
-    from lookalike.api.lanes import Lane
+    from lookalike.api.pictures import Lane
     from lookalike.api.problems import Problem
 
     lane = Lane(1, 1)

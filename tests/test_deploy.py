@@ -233,9 +233,9 @@ def test_the_space_shows_a_bundle_with_the_pinned_packages_alone(bundle: Path, t
         "page = AppTest.from_file('lookalike/ui/app.py', default_timeout=600).run()\n"
         "assert not page.exception and not page.error, page\n"
         "assert '24 images in 3 classes' in page.caption[0].value\n"
-        "from pathlib import Path; from lookalike.ui.session import Opened, Places, query_from\n"
+        "from pathlib import Path; from lookalike.ui.session import Opened, Places, Query, start_from\n"
         "opened = Opened(Places(*(Path('bundle') / name for name in 'index model changes thumbnails m p'.split())))\n"
-        "print(opened.answer(query_from(Path(sys.orig_argv[-1]).read_bytes()), 1, -1, None).hits[0].label)\n"
+        "print(opened.answer(start_from(Path(sys.orig_argv[-1]).read_bytes()), Query(1)).hits[0].label)\n"
         "import lookalike.ui.quality_page"
     )
     small_collection.coloured("red", 999).save(tmp_path / "photo.jpg")

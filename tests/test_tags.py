@@ -36,6 +36,7 @@ from lookalike.cli import app
 from lookalike.collection.collection import Gallery
 from lookalike.collection.hits import Hit
 from lookalike.collection.picture_search import Pictures
+from lookalike.collection.query import Query
 from lookalike.evaluation import measure, tag_fusion
 from lookalike.evaluation.protocol import Split
 from lookalike.index import build, tags
@@ -43,7 +44,7 @@ from lookalike.index.build import Design
 from lookalike.index.searcher import Matched, Searcher
 from lookalike.index.tags import Tags
 from lookalike.refinement.refinement import OFF, Refinement
-from lookalike.ui.session import Query
+from lookalike.ui.session import Start
 from proof.patience import patience
 from stages import evaluate
 
@@ -202,19 +203,19 @@ def test_of_equals_the_first_row_comes_first() -> None:
 
 def test_weight_0_is_the_picture_alone_and_1_the_words_alone(built: Built, opened: Pictures) -> None:
     content = built.picture("red/05.jpg").read_bytes()
-    assert opened.search(content, 24, text="sea", text_weight=0) == opened.search(content, 24)
-    words = opened.search(None, 24, text="sea")
+    assert opened.search(content, Query(24, text="sea", text_weight=0)) == opened.search(content, Query(24))
+    words = opened.search(None, Query(24, text="sea"))
     assert paths(words) == ["blue/02.jpg", "blue/00.jpg", "red/00.jpg"]  # beside rarer words "sea" counts less
     assert [(hit.rank, hit.visual, hit.text == hit.cosine) for hit in words] == [(n, None, True) for n in (1, 2, 3)]
-    both = opened.search(content, 24, text="sea", text_weight=1)
+    both = opened.search(content, Query(24, text="sea", text_weight=1))
     assert [(hit.path, hit.cosine) for hit in both] == [(hit.path, hit.cosine) for hit in words]
 
 
 def test_words_and_picture_are_mixed_by_the_indexs_weight(built: Built, opened: Pictures) -> None:
     content = built.picture("red/05.jpg").read_bytes()
-    alone = {hit.path: hit.cosine for hit in opened.search(content, 24)}
-    words = {hit.path: hit.cosine for hit in opened.search(None, 24, text="deep sea")}
-    found = opened.search(content, 24, text="deep sea")
+    alone = {hit.path: hit.cosine for hit in opened.search(content, Query(24))}
+    words = {hit.path: hit.cosine for hit in opened.search(None, Query(24, text="deep sea"))}
+    found = opened.search(content, Query(24, text="deep sea"))
     for hit in found:
         assert hit.visual == pytest.approx(alone[hit.path], abs=1e-6) and hit.text == words.get(hit.path, 0)
         assert hit.cosine == pytest.approx(0.7 * hit.visual + 0.3 * hit.text, abs=1e-6)
@@ -222,50 +223,65 @@ def test_words_and_picture_are_mixed_by_the_indexs_weight(built: Built, opened: 
     assert found == sorted(found, key=lambda hit: -hit.cosine)
     assert found[0].path == "blue/00.jpg"  # where both words are
     least = [hit for hit in found if hit.cosine >= 0.6]
-    assert 0 < len(least) < 24 and opened.search(content, 24, 0.6, text="deep sea") == least
+    assert 0 < len(least) < 24 and opened.search(content, Query(24, 0.6, text="deep sea")) == least
     blue = [hit for hit in found if hit.label == "blue"]
-    assert paths(opened.search(content, 24, label="blue", text="deep sea")) == paths(blue)
-    assert paths(opened.search(None, 24, label="blue", text="sea")) == ["blue/02.jpg", "blue/00.jpg"]
+    assert paths(opened.search(content, Query(24, label="blue", text="deep sea"))) == paths(blue)
+    assert paths(opened.search(None, Query(24, label="blue", text="sea"))) == ["blue/02.jpg", "blue/00.jpg"]
 
 
 def test_an_image_of_the_collection_brings_its_own_words(opened: Pictures) -> None:
     gallery = opened.gallery
-    hits = gallery.similar("blue/00.jpg", 23)
+    hits = gallery.similar("blue/00.jpg", Query(23))
     assert "blue/00.jpg" not in paths(hits) and len(hits) == 23
     assert {hit.path for hit in hits if hit.text} == {"blue/02.jpg", "green/01.jpg", "red/00.jpg"}
-    assert gallery.similar("blue/00.jpg", 23, text_weight=0)[0].text is None
-    assert paths(gallery.similar("blue/00.jpg", 23, text_weight=1)) == ["blue/02.jpg", "green/01.jpg", "red/00.jpg"]
-    assert gallery.similar("blue/07.jpg", 5) == gallery.similar("blue/07.jpg", 5, text_weight=0.9)  # it has none
+    assert gallery.similar("blue/00.jpg", Query(23, text_weight=0))[0].text is None
+    assert paths(gallery.similar("blue/00.jpg", Query(23, text_weight=1))) == [
+        "blue/02.jpg",
+        "green/01.jpg",
+        "red/00.jpg",
+    ]
+    assert gallery.similar("blue/07.jpg", Query(5)) == gallery.similar(
+        "blue/07.jpg", Query(5, text_weight=0.9)
+    )  # it has none
 
 
 def test_words_belong_to_a_path(built: Built, opened: Pictures) -> None:
     gallery, content = opened.gallery, built.picture("green/07.jpg").read_bytes()
     assert gallery.tagged() == 6
     opened.add("blue/new.jpg", "blue", content)
-    assert "blue/new.jpg" not in paths(opened.search(None, 24, text="sea sky grass"))
-    assert opened.search(content, 1, text="sea", text_weight=0.01)[0].text == 0
+    assert "blue/new.jpg" not in paths(opened.search(None, Query(24, text="sea sky grass")))
+    assert opened.search(content, Query(1, text="sea", text_weight=0.01))[0].text == 0
     opened.add("blue/02.jpg", "blue", content, replace=True)
-    found = opened.search(None, 24, text="sea")
+    found = opened.search(None, Query(24, text="sea"))
     assert paths(found)[0] == "blue/02.jpg" and gallery.tagged() == 6
-    both = opened.search(content, 24, text="sea")
+    both = opened.search(content, Query(24, text="sea"))
     assert both[0].path == "blue/02.jpg" and both[0].visual == pytest.approx(1, abs=1e-6)
     gallery.remove(["blue/02.jpg"])
-    assert paths(opened.search(None, 24, text="sea")) == ["blue/00.jpg", "red/00.jpg"] and gallery.tagged() == 5
+    assert paths(opened.search(None, Query(24, text="sea"))) == ["blue/00.jpg", "red/00.jpg"] and gallery.tagged() == 5
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda one: one.search(None, 3, text="gras"), r"no tag contains a word of 'gras'; did you mean grass\?"),
-        (lambda one: one.search(None, 3, text="..."), r"no tag contains a word of '\.\.\.'$"),
-        (lambda one: one.search(None, 3), "a search needs a picture, or a text"),
-        (lambda one: one.search(None, 3, text="sea", text_weight=0.5), "a search needs a picture, or a text without"),
-        (lambda one: one.search(None, 0, text="sea"), "k is 0, but the index holds 24 images"),
-        (lambda one: one.search(None, 3, label="pink", text="sea"), "no image is labelled 'pink'"),
-        (lambda one: one.gallery.similar("blue/00.jpg", 3, text_weight=1.5), r"text weight is 1\.5; choose 0, "),
-        (lambda one: one.gallery.search(np.zeros((1, 48), np.float32) + 1, 3, text_weight=0.5), "has no text that it"),
+        (
+            lambda one: one.search(None, Query(3, text="gras")),
+            r"no tag contains a word of 'gras'; did you mean grass\?",
+        ),
+        (lambda one: one.search(None, Query(3, text="...")), r"no tag contains a word of '\.\.\.'$"),
+        (lambda one: one.search(None, Query(3)), "a search needs a picture, or a text"),
+        (
+            lambda one: one.search(None, Query(3, text="sea", text_weight=0.5)),
+            "a search needs a picture, or a text without",
+        ),
+        (lambda one: one.search(None, Query(0, text="sea")), "k is 0, but the index holds 24 images"),
+        (lambda one: one.search(None, Query(3, label="pink", text="sea")), "no image is labelled 'pink'"),
+        (lambda one: one.gallery.similar("blue/00.jpg", Query(3, text_weight=1.5)), r"text weight is 1\.5; choose 0, "),
+        (
+            lambda one: one.gallery.search(np.zeros((1, 48), np.float32) + 1, Query(3, text_weight=0.5)),
+            "has no text that it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_question_that_cannot_be_answered_is_named(
     opened: Pictures, ask: Callable[..., object], message: str
 ) -> None:
@@ -287,10 +303,10 @@ def test_among_very_many_words_the_nearest_are_not_looked_for(monkeypatch: pytes
 def test_without_tags_a_text_says_what_to_do(tmp_path: Path) -> None:
     built = small_collection.build(tmp_path / "data", each=2)
     gallery = Gallery(built.folder / "index", tmp_path / "changes")
-    assert gallery.tagged() == 0 and gallery.similar("blue/00.jpg", 2)[0].text is None
+    assert gallery.tagged() == 0 and gallery.similar("blue/00.jpg", Query(2))[0].text is None
     for ask in (
-        lambda: gallery.search(None, 2, text="sea"),
-        lambda: gallery.similar("blue/00.jpg", 2, text_weight=0.5),
+        lambda: gallery.search(None, Query(2, text="sea")),
+        lambda: gallery.similar("blue/00.jpg", Query(2, text_weight=0.5)),
     ):
         with pytest.raises(LookalikeError, match=r"has no tags, so a text finds nothing; set index\.tags\.file and"):
             ask()
@@ -375,7 +391,7 @@ def test_the_stage_writes_tags_and_without_a_file_nothing_new(tmp_path: Path) ->
     )
     gallery = Gallery(tmp_path / "index", tmp_path / "changes")
     assert gallery.tags.weight == 0.5
-    assert paths(gallery.search(None, 5, text="shoe red")[0]) == ["03.png", "07.png"]
+    assert paths(gallery.search(None, Query(5, text="shoe red"))[0]) == ["03.png", "07.png"]
     (tmp_path / "tags.csv").write_text("path,text\n03.png,red\n77.png,blue\n")
     done = run_stage(tmp_path, changed_params(tmp_path, file=str(tmp_path / "tags.csv")))
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -570,7 +586,7 @@ def test_the_page_asks_for_words_where_there_are_any(
     assert not shown.exception and "Or start from one of these" not in written("subheader")
     shown.select_slider(key="least").set_value("0.99").run()
     assert re.search(r"Nothing is at least 0\.99 similar; the most similar image reaches 0\.\d\d", written("info"))
-    shown.session_state["trail"] = [Query("red/00.jpg")]
+    shown.session_state["trail"] = [Start("red/00.jpg")]
     shown.slider(key="weight").set_value(1.0).run()
     assert not shown.exception and "reaches 0." in written("info")
     shown.text_input(key="words").set_value("see").run()

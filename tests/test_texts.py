@@ -21,6 +21,7 @@ from lookalike.base.vectors import unit_length
 from lookalike.collection import bundle
 from lookalike.collection.collection import Gallery
 from lookalike.collection.picture_search import Pictures
+from lookalike.collection.query import Query
 from lookalike.images import decode
 from lookalike.runtimes import openvino, text_encoder
 from stages import model as model_stage
@@ -121,19 +122,21 @@ def test_a_text_finds_by_cosine_to_the_images(collection: Path, opened: Pictures
     def expected(query: np.ndarray) -> list[float]:
         return sorted((features @ unit_length(query)[0]).tolist(), reverse=True)
 
-    hits = opened.search(None, 24, text="a red shoe")
+    hits = opened.search(None, Query(24, text="a red shoe"))
     assert np.allclose([hit.cosine for hit in hits], expected(said), atol=1e-6)
     assert [hit.text for hit in hits] == [None] * 24
     for weight in (0.0, 0.3, 1.0, None):
-        both = opened.search(content, 24, text="a red shoe", text_weight=weight)
+        both = opened.search(content, Query(24, text="a red shoe", text_weight=weight))
         mixed = (1 - (0.5 if weight is None else weight)) * asked + (0.5 if weight is None else weight) * said
         assert np.allclose([hit.cosine for hit in both], expected(mixed), atol=1e-6)
-    like = opened.gallery.similar("green/3.png", 23, text="a red shoe")
+    like = opened.gallery.similar("green/3.png", Query(23, text="a red shoe"))
     mixed = unit_length(0.5 * features[11:12] + 0.5 * said)  # the fourth of the second eight
     own = float(features[11] @ mixed[0])
     assert np.allclose([own, *(hit.cosine for hit in like)] if own > like[0].cosine else sorted(
         [own, *(hit.cosine for hit in like)], reverse=True), expected(mixed), atol=1e-6)  # fmt: skip
-    assert opened.gallery.similar("green/3.png", 5) == opened.gallery.similar("green/3.png", 5, text_weight=None)
+    assert opened.gallery.similar("green/3.png", Query(5)) == opened.gallery.similar(
+        "green/3.png", Query(5, text_weight=None)
+    )
 
 
 def test_the_command_and_a_bundle_search_with_a_text(collection: Path, opened: Pictures, tmp_path: Path) -> None:
@@ -142,14 +145,16 @@ def test_the_command_and_a_bundle_search_with_a_text(collection: Path, opened: P
     done = CliRunner().invoke(cli.app, ["search", "--text", "a red shoe", "-k", "3", "--json", *where])
     assert done.exit_code == 0, done.output
     shown = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [hit["path"] for hit in shown] == [hit.path for hit in opened.search(None, 3, text="a red shoe")]
+    assert [hit["path"] for hit in shown] == [hit.path for hit in opened.search(None, Query(3, text="a red shoe"))]
     source = bundle.Source(collection / "index", collection / "model", collection / "raw", tmp_path, tmp_path)
     bundle.write(tmp_path / "served", opened, source, without_changes=False, progress=lambda count: lambda: None)
     served = Pictures(tmp_path / "served/index", tmp_path / "served/model", tmp_path / "none")
-    assert served.search(None, 3, text="a red shoe") == opened.search(None, 3, text="a red shoe")
+    assert served.search(None, Query(3, text="a red shoe")) == opened.search(None, Query(3, text="a red shoe"))
     (tmp_path / "served/model/text.bin").write_bytes(b"other")
     with pytest.raises(LookalikeError, match=r"text\.bin"):
-        Pictures(tmp_path / "served/index", tmp_path / "served/model", tmp_path / "none").search(None, 3, text="x")
+        Pictures(tmp_path / "served/index", tmp_path / "served/model", tmp_path / "none").search(
+            None, Query(3, text="x")
+        )
 
 
 def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path: Path) -> None:
@@ -160,11 +165,11 @@ def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path:
     service = Service(Settings(collection / "index", collection / "model", tmp_path / "none"), print)
     service.open()
     service.load().result()
-    content, wanted = (collection / "raw/green/3.png").read_bytes(), opened.search(None, 3, text="a red shoe")
+    content, wanted = (collection / "raw/green/3.png").read_bytes(), opened.search(None, Query(3, text="a red shoe"))
     with closing(service):
-        assert asyncio.run(service.search(None, 3, -1, None, "a red shoe", None)) == wanted
-        both = asyncio.run(service.search(content, 3, -1, None, "a red shoe", 0.3))
-    assert both == opened.search(content, 3, text="a red shoe", text_weight=0.3)
+        assert asyncio.run(service.search(None, Query(3, -1, None, "a red shoe", None))) == wanted
+        both = asyncio.run(service.search(content, Query(3, -1, None, "a red shoe", 0.3)))
+    assert both == opened.search(content, Query(3, text="a red shoe", text_weight=0.3))
 
 
 def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
@@ -172,15 +177,15 @@ def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
 ) -> None:
     """Its slider gives words a weight all the same; that there are none is no mistake of the visitor's."""
     pytest.importorskip("streamlit", reason="pip install -r requirements/serve.txt")
-    from lookalike.ui.session import Opened, Places, Query
+    from lookalike.ui.session import Opened, Places, Start
 
     page = Opened(
         Places(collection / "index", collection / "model", tmp_path / "none", collection / "raw", tmp_path, tmp_path)
     )
     path = str(opened.gallery.state.names.paths[0])
-    plain, both = (page.answer(Query(path=path), 3, -1, None, text, 0.5).hits for text in (None, "a red shoe"))
-    assert plain == opened.gallery.similar(path, 3)
-    assert both == opened.gallery.similar(path, 3, text="a red shoe", text_weight=0.5) != plain
+    plain, both = (page.answer(Start(path=path), Query(3, -1, None, text, 0.5)).hits for text in (None, "a red shoe"))
+    assert plain == opened.gallery.similar(path, Query(3))
+    assert both == opened.gallery.similar(path, Query(3, text="a red shoe", text_weight=0.5)) != plain
 
 
 def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +207,7 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
         (without / name).unlink()
     silent = Pictures(collection / "index", without, tmp_path / "changes")
     with pytest.raises(LookalikeError, match=r"has no tags, .*; or take a network that reads texts"):
-        silent.search(None, 3, text="red")
+        silent.search(None, Query(3, text="red"))
     empty = tmp_path / "preset"
     shutil.copytree(preset, empty)
     (empty / "tokenizer.json").unlink()
@@ -216,7 +221,7 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
         text_encoder.load(broken)
     with pytest.raises(LookalikeError, match=r"text weight 0\.5 has no text"):
         Gallery(collection / "index", tmp_path / "changes", read=lambda text: np.zeros(32)).search(
-            np.ones((1, 32), np.float32), 3, text_weight=0.5
+            np.ones((1, 32), np.float32), Query(3, text_weight=0.5)
         )
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(LookalikeError, match=r"tokenizers, .*: pip install -r requirements/vit\.txt"):

@@ -20,6 +20,7 @@ from lookalike.base.errors import LookalikeError
 from lookalike.base.vectors import unit_length
 from lookalike.collection import verify
 from lookalike.collection.collection import Gallery
+from lookalike.collection.query import Query
 from lookalike.index import build
 from lookalike.index import files as index_files
 from lookalike.refinement.faiss_setup import faiss
@@ -139,7 +140,7 @@ def test_what_the_stage_writes_is_accepted_and_opens(tmp_path: Path, monkeypatch
     subprocess.run(command, check=True, capture_output=True, timeout=patience(300))
     assert sorted(json.loads(verify.trace_of(folder).read_text())["files"][0]) == list(NAMES)
     assert len(verify.verify(folder)) == 64
-    hits = Gallery(folder, tmp_path / "changes").search(features(0)[:1], 2)
+    hits = Gallery(folder, tmp_path / "changes").search(features(0)[:1], Query(2))
     assert [hit.path for hit in hits[0]] == ["000.png", "001.png"]
 
 
@@ -229,8 +230,9 @@ OPEN_ALL = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
+from lookalike.base.errors import LookalikeError
+from lookalike.collection.collection import Gallery
+from lookalike.collection.query import Query
 
 folder, refused, opened = Path(sys.argv[1]), 0, 0
 for path in sorted(folder.iterdir()):
@@ -244,7 +246,7 @@ for path in sorted(folder.iterdir()):
             except LookalikeError:
                 refused += 1
     path.write_bytes(content)
-hits = Gallery(folder, folder.parent / "changes").similar("000.png", 5)
+hits = Gallery(folder, folder.parent / "changes").similar("000.png", Query(5))
 print(json.dumps({"refused": refused, "opened": opened, "hits": len(hits)}))
 """
 
@@ -301,9 +303,9 @@ def test_a_trace_that_is_gone_is_missed_by_who_has_the_index_open(index: Path) -
     path.unlink()
     for _ in range(2):
         with pytest.raises(LookalikeError, match=r"index\.json does not exist, so nothing says whether .* get it from"):
-            gallery.search(features(0)[:1], 2)
+            gallery.search(features(0)[:1], Query(2))
     path.write_bytes(content)  # as git checkout does
-    assert gallery.search(features(0)[:1], 1)[0][0].path == "000.png"
+    assert gallery.search(features(0)[:1], Query(1))[0][0].path == "000.png"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"3", b"null", b"[" * 100_000, None], ids=lambda one: repr(one)[:9])
@@ -468,7 +470,7 @@ import numpy as np
 from lookalike.base import files
 from lookalike.collection import verify
 from lookalike.index import files as indexes
-from lookalike.errors import LookalikeError
+from lookalike.base.errors import LookalikeError
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 path, outcomes = folder / "index.faiss", collections.Counter()
@@ -485,7 +487,7 @@ for seed in range(count):
         signal.alarm(600)
         code = 5
         try:
-            trust.verify(folder)
+            verify.verify(folder)
             index = indexes.open_file(folder, mapped=seed % 2 == 0)
             index.search(index.vectors(np.arange(5)), 3)
             code = 3

@@ -27,6 +27,7 @@ from small_collection import Built
 from lookalike.artifacts.descriptions import load_embedding
 from lookalike.base.errors import LookalikeError
 from lookalike.collection.collection import Gallery
+from lookalike.collection.query import Query
 from lookalike.ui.launch import MAX_MEGABYTES, how
 
 pytestmark = pytest.mark.slow  # a server and a browser
@@ -36,7 +37,7 @@ from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to b
 
 from lookalike.ui import session  # noqa: E402
 from lookalike.ui import tiles as ui_tiles  # noqa: E402
-from lookalike.ui.session import Query, query_from  # noqa: E402
+from lookalike.ui.session import Start, start_from  # noqa: E402
 from proof.patience import patience  # noqa: E402
 
 APP = ROOT / "lookalike/ui/app.py"
@@ -116,7 +117,7 @@ def test_without_classes_none_is_asked_for(built: Built) -> None:
     shown = page()
     assert "24 images, compared by Squares" in words(shown)
     assert not shown.selectbox
-    shown.session_state["trail"] = [Query("03.jpg")]
+    shown.session_state["trail"] = [Start("03.jpg")]
     shown.run()
     assert not shown.exception and "Or start from" not in words(shown)
 
@@ -151,7 +152,7 @@ def test_what_a_browser_sends_as_a_click_is_checked(
 
 def test_an_answer_is_shown_and_can_be_narrowed(built: Built) -> None:
     shown = page()
-    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.session_state["trail"] = [Start("red/03.jpg")]
     shown.run()
     assert "Or start from" not in words(shown)
     shown.select_slider(key="least").set_value("0.99").run()
@@ -179,7 +180,7 @@ def test_an_index_that_was_tampered_with_is_not_opened(built: Built) -> None:
 
 def test_a_rebuilt_index_is_opened_anew(built: Built) -> None:
     shown = page()
-    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.session_state["trail"] = [Start("red/03.jpg")]
     shown.run()
     small_collection.build(built.folder, each=9)
     shown.run()
@@ -200,7 +201,7 @@ def test_an_index_rebuilt_while_the_answer_is_looked_for_is_opened_anew(
         return real(*given)
 
     monkeypatch.setattr(session.Opened, "answer", late)
-    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.session_state["trail"] = [Start("red/03.jpg")]
     shown.run()
     assert not shown.exception
     assert "27 images" in words(shown) and "Or start from" not in words(shown)
@@ -209,7 +210,7 @@ def test_an_index_rebuilt_while_the_answer_is_looked_for_is_opened_anew(
 
 def test_an_image_that_was_removed_meanwhile_is_no_dead_end(built: Built) -> None:
     shown = page()
-    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.session_state["trail"] = [Start("red/03.jpg")]
     shown.run()
     Gallery(built.folder / "index", built.folder / "changes").remove(["red/03.jpg"])
     shown.run()
@@ -223,7 +224,7 @@ def test_the_last_image_is_alone(built: Built) -> None:
     paths = [f"{label}/{number:02}.jpg" for label in small_collection.CLASSES for number in range(8)]
     gallery.remove(paths[:-1])
     shown = page()
-    shown.session_state["trail"] = [Query(paths[-1])]
+    shown.session_state["trail"] = [Start(paths[-1])]
     shown.run()
     assert "only image of the collection" in words(shown)
     gallery.remove(paths[-1:])
@@ -235,22 +236,22 @@ def test_the_last_image_is_alone(built: Built) -> None:
 def test_without_pictures_names_do(built: Built) -> None:
     shutil.rmtree(built.folder / "raw")
     shown = page()
-    shown.session_state["trail"] = [Query("red/03.jpg")]
+    shown.session_state["trail"] = [Start("red/03.jpg")]
     shown.run()
     assert "so names must do. Make them: `dvc repro download`" in words(shown)
 
 
 def test_what_no_picture_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LookalikeError, match="not an image in a known format"):
-        query_from(b"<svg onload=alert(1)>")
+        start_from(b"<svg onload=alert(1)>")
     with pytest.raises(LookalikeError, match="is empty"):
-        query_from(b"")
+        start_from(b"")
     with pytest.raises(LookalikeError, match=f"17 MB; {MAX_MEGABYTES} MB is the limit"):
-        query_from(bytes(17 << 20))
+        start_from(bytes(17 << 20))
     monkeypatch.setattr(session, "MAX_PIXELS", 100)
     content = small_collection.picture(0)
     with pytest.raises(LookalikeError, match="more than max_pixels = 100"):
-        query_from(_png(content))
+        start_from(_png(content))
 
 
 def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,13 +263,13 @@ def test_a_picture_is_embedded_once(built: Built, monkeypatch: pytest.MonkeyPatc
     calls = []
     embed = opened.pictures.embed
     monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(1) or embed(content))
-    query = query_from(_png(small_collection.coloured("blue", 5)))
-    answers = [opened.answer(query, k, -1, None) for k in (3, 5)]
+    query = start_from(_png(small_collection.coloured("blue", 5)))
+    answers = [opened.answer(query, Query(k, -1, None)) for k in (3, 5)]
     assert len(calls) == 1
     assert [len(answer.hits) for answer in answers] == [3, 5]
     assert {hit.label for hit in answers[0].hits} == {"blue"}
     assert answers[0].hits == Gallery(built.folder / "index", built.folder / "changes").search(
-        embed(query.content)[np.newaxis], 3)[0]  # fmt: skip
+        embed(query.content)[np.newaxis], Query(3))[0]  # fmt: skip
 
 
 def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,9 +278,9 @@ def test_so_many_embeddings_are_kept_and_the_last_used_ones(built: Built, monkey
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
     calls: list[bytes] = []
     monkeypatch.setattr(opened.pictures, "embed", lambda content: calls.append(content) or np.ones(48, np.float32))
-    a, b, c = (query_from(_png(small_collection.coloured("blue", seed))) for seed in range(3))
+    a, b, c = (start_from(_png(small_collection.coloured("blue", seed))) for seed in range(3))
     for query in (a, b, a, c, a, b):  # c takes the place of b, which was asked for longer ago than a
-        opened.answer(query, 3, -1, None)
+        opened.answer(query, Query(3, -1, None))
     asked = {a.content: "a", b.content: "b", c.content: "c"}
     assert [asked[content] for content in calls if content in asked] == ["a", "b", "c", "b"]
 
@@ -288,7 +289,7 @@ def test_the_weight_is_that_of_an_images_own_words_when_none_are_typed(built: Bu
     small_collection.build(built.folder, texts={"red/03.jpg": "sea", "blue/00.jpg": "sea"})
     opened = session.Opened(session.Places(*(built.folder / name for name in (
         "index", "model", "changes", "raw", "metrics", "plots"))))  # fmt: skip
-    alone, mixed = (opened.answer(Query("red/03.jpg"), 3, -1, None, None, weight).hits for weight in (0.0, 1.0))
+    alone, mixed = (opened.answer(Start("red/03.jpg"), Query(3, -1, None, None, weight)).hits for weight in (0.0, 1.0))
     assert {hit.label for hit in alone} == {"red"}
     assert [hit.path for hit in mixed] == ["blue/00.jpg"]
 
@@ -404,7 +405,7 @@ def test_a_search_needs_no_tensorflow(built: Built) -> None:
         "import sys; from pathlib import Path; from lookalike.ui.session import *\n"
         "opened = Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
         "content = Path('data/raw/red/00.jpg').read_bytes()\n"
-        "assert opened.answer(query_from(content), 3, -1, None).hits\n"
+        "assert opened.answer(start_from(content), Query(3)).hits\n"
         "import lookalike.ui.search_page, lookalike.ui.quality_page\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )

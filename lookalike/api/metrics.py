@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -7,7 +7,7 @@ METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"}
 
 
 class Metrics:
-    """The figures of one server."""
+    """Metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -16,13 +16,18 @@ class Metrics:
             "lookalike_requests", "Answers.", ["method", "route", "status"], registry=self._registry
         )
         self._seconds = Histogram(
-            "lookalike_request_seconds", "From a request's head to its answer's end.", ["method", "route"],
-            registry=self._registry, buckets=SECONDS,
-        )  # fmt: skip
+            "lookalike_request_seconds",
+            "From a request's head to its answer's end.",
+            ["method", "route"],
+            registry=self._registry,
+            buckets=SECONDS,
+        )
         self._batches = Histogram(
-            "lookalike_batch_size", "Pictures embedded at one time; the count is the network's calls.",
-            registry=self._registry, buckets=(1, 2, 4, 8, 16, 32, 64),
-        )  # fmt: skip
+            "lookalike_batch_size",
+            "Pictures embedded at one time; the count is the network's calls.",
+            registry=self._registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+        )
         self._embedding = Histogram(
             "lookalike_embed_seconds", "The network's time for a batch.", registry=self._registry, buckets=SECONDS
         )
@@ -43,5 +48,5 @@ class Metrics:
         self._embedding.observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Write all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

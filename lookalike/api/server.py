@@ -1,4 +1,4 @@
-"""Running the server."""
+"""The server process: its socket, its start and its end."""
 
 import ipaddress
 import os
@@ -39,7 +39,7 @@ def run(settings: Settings, host: str, port: int, tell: Callable[[str], None], *
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that is bound, and refused in one line if it cannot be."""
+    """Bind a socket. Raises LookalikeError where that is impossible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -48,18 +48,25 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, then that it serves; ends if the network cannot be loaded."""
+    """Uvicorn's server, which says where it listens, then that it serves, and ends if the network cannot be loaded."""
 
     def __init__(self, app: Any, door: socket.socket, tell: Callable[[str], None], service: Service) -> None:
-        super().__init__(uvicorn.Config(
-            app, access_log=False, log_level="warning", server_header=False, proxy_headers=False, ws="none",
-            timeout_graceful_shutdown=GRACE,
-        ))  # fmt: skip
+        super().__init__(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
         self._door, self._tell, self._service = door, tell, service
         self.failed: BaseException | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then load the network, while /health is answered already."""
+        """Start listening, then load the network; /health is answered meanwhile."""
         await super().startup(sockets)
         self._tell(f"listening on {self._address()}; the network is being loaded")
         self._service.load().add_done_callback(self._loaded)
@@ -77,7 +84,7 @@ class Server(uvicorn.Server):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
+    """Say whether an address can be reached from this machine only.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, False)
@@ -89,7 +96,7 @@ def is_loopback(host: str) -> bool:
 
 
 def token(file: Path | None) -> str:
-    """The token, from a file or the environment; "" for none."""
+    """Read the token from a file or the environment; "" for none."""
     if file is None:
         return os.environ.get(TOKEN_VARIABLE, "").strip()
     try:
@@ -104,7 +111,7 @@ def token(file: Path | None) -> str:
 
 
 def hosts(host: str, named: tuple[str, ...], token: str) -> frozenset[str]:
-    """The names that a request may be addressed to; on loopback without a token only this machine's, else any."""
+    """List the host names that are accepted; empty for any. Loopback without a token accepts this machine's only."""
     if named or (is_loopback(host) and not token):
         return frozenset({*(each.lower() for each in named), *LOOPBACK, host.lower()})
     return frozenset()

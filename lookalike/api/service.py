@@ -1,9 +1,9 @@
-"""What the server does, apart from HTTP: one collection, open, and threads that decode, embed, ask and change."""
+"""The server's work, apart from HTTP: an open collection, and threads that decode, embed, search and change."""
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -11,27 +11,24 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from lookalike.api import guard, problems
-from lookalike.api.admission import Admission, Place
-from lookalike.api.asking import Askers
-from lookalike.api.batching import Batcher
-from lookalike.api.checks import explained, known, named_by_content, path_of, seen
-from lookalike.api.collection import ServedCollection, alone
-from lookalike.api.lanes import Lane
+from lookalike.api.collection import ServedCollection, alone, explained, known, named_by_content, path_of, seen
 from lookalike.api.metrics import Metrics
+from lookalike.api.pictures import Lane, Picture, Run, Stored, rendered, stored
 from lookalike.api.problems import Problem, retry
-from lookalike.api.served import Picture, Run, Stored, rendered, stored
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Admission, Batcher, Place
 from lookalike.artifacts.descriptions import Embedding, check_same_network
 from lookalike.base.errors import LookalikeError
 from lookalike.base.machine import cores
 from lookalike.collection.collection import Gallery
 from lookalike.collection.hits import Hit
+from lookalike.collection.query import Query
 from lookalike.images import decode
 from lookalike.runtimes import openvino
 from lookalike.runtimes.registry import Embedder
 
-LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # of an upload that is decoded among the others; see guard.work
-HEAVY_MOST = 8  # other uploads at one time: they take up to 5 s each, and a client waits 10 s
+LIGHT_BYTES, LIGHT_WORK = 8_000_000, 64_000_000  # limits of an upload in the light lane; see guard.work
+HEAVY_MOST = 8  # uploads in the heavy lane: each takes up to 5 s, and a client waits 10 s
 
 T = TypeVar("T")
 
@@ -45,10 +42,10 @@ class Item:
 
 
 class Service:
-    """A collection, served."""
+    """A collection that is served."""
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
-        """Take what to serve; `open` opens it."""
+        """Take the settings; `open` opens the collection."""
         self.settings, self.metrics = settings, Metrics()
         self._collection = ServedCollection(settings, tell)
         self._admission = Admission(settings.queue, self.metrics)
@@ -57,17 +54,17 @@ class Service:
     # --- life ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the index, and start the threads. Raises LookalikeError for what an operator has to mend."""
+        """Open the index, and start the threads. Raises LookalikeError where an operator has to act."""
         self._collection.open()
         check_same_network(self._collection.gallery.embedding, self.settings.model)
         self._batcher = Batcher(self._load, self.settings.batch, self.metrics.embedded)
         self._light = Lane(cores(), self.settings.queue)
         self._heavy = Lane(max(1, cores() // 2), HEAVY_MOST, nice=10)
-        self._reader = Askers(1, "read", alone)  # a text that the network reads is no brief question
-        self._changer = Askers(1, "change", alone)  # the journal takes one change at a time anyway
+        self._reader = ThreadPoolExecutor(1, "read", alone)  # a text that the network reads is no brief question
+        self._changer = ThreadPoolExecutor(1, "change", alone)  # the journal takes one change at a time anyway
 
     def load(self) -> "Future[np.ndarray]":
-        """Have the network loaded; then the server is ready."""
+        """Load the network in its thread; then the server is ready."""
         future = self._batcher.submit(self._collection.gallery.embedding, np.zeros(0, np.uint8))
         future.add_done_callback(lambda done: setattr(self, "loaded", not done.exception()))
         return future
@@ -78,11 +75,11 @@ class Service:
         self._heavy.close()
         self._batcher.close()
         self._collection.close()
-        self._reader.close()
-        self._changer.close()
+        self._reader.shutdown()
+        self._changer.shutdown()
 
     def _load(self, embedding: Embedding) -> Embedder:
-        """One network for a picture alone, which it embeds a third faster, one for any other number of them."""
+        """Load two networks: one for single pictures, which it embeds a third faster, and one for batches."""
         folder = self.settings.model
         check_same_network(embedding, folder)
         single = openvino.load(folder, embedding.image_size, 1, "float32")
@@ -109,10 +106,7 @@ class Service:
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def search(
-        self, content: bytes | None, k: int, least: float, label: str | None, text: str | None,
-        weight: float | None,
-    ) -> list[Hit]:  # fmt: skip
+    async def search(self, content: bytes | None, query: Query) -> list[Hit]:
         """Find the images most similar to a picture, to words, or both; for words alone the network is not touched."""
 
         def ask(gallery: Gallery, vector: np.ndarray | None) -> list[Hit]:
@@ -120,19 +114,17 @@ class Service:
                 return []
             try:
                 asked = None if vector is None else vector[np.newaxis]
-                return gallery.search(asked, k, least, label, text, weight)[0]
+                return gallery.search(asked, query)[0]
             except LookalikeError as error:
                 if vector is not None:
                     seen(gallery, vector)
                 raise explained(error) from None
 
         if content is None:
-            return await self._collection.ask(lambda gallery: ask(gallery, None), self._pool(text))
-        return await self._with_vector(content, self._pool(text), ask)
+            return await self._collection.ask(lambda gallery: ask(gallery, None), self._threads(query))
+        return await self._with_vector(content, self._threads(query), ask)
 
-    async def similar(
-        self, item: str, k: int, least: float, label: str | None, text: str | None, weight: float | None
-    ) -> list[Hit]:
+    async def similar(self, item: str, query: Query) -> list[Hit]:
         """Find the images most similar to one of the collection: neither the network nor the queue is touched."""
 
         def ask(gallery: Gallery) -> list[Hit]:
@@ -141,15 +133,15 @@ class Service:
             if len(state) == 1:
                 return []
             try:
-                return gallery.similar(path, k, least, label, text, weight)
+                return gallery.similar(path, query)
             except LookalikeError as error:
                 known(gallery.state, item)  # taken out meanwhile?
                 raise explained(error) from None
 
-        return await self._collection.ask(ask, self._pool(text))
+        return await self._collection.ask(ask, self._threads(query))
 
     async def item(self, item: str) -> Item:
-        """What an image is called."""
+        """Return path and class of an image."""
 
         def ask(gallery: Gallery) -> Item:
             state = gallery.state
@@ -158,7 +150,7 @@ class Service:
         return await self._collection.ask(ask)
 
     async def picture(self, item: str, side: int | None, tag: str) -> Picture | None:
-        """An image itself, made anew, at most so many pixels a side; None where the client has it, by its tag."""
+        """Return an image, encoded anew, at most so many pixels a side; None where the client's tag is current."""
 
         def find(gallery: Gallery) -> Stored:
             state = gallery.state
@@ -170,7 +162,7 @@ class Service:
         return await self._limited(self._light, lambda run: rendered(found, side, self.settings.max_pixels, run))
 
     async def count(self) -> int:
-        """How many images the collection has."""
+        """Count the images of the collection."""
         count = await self._collection.ask(lambda gallery: len(gallery.state))
         self.metrics.images.set(count)
         return count
@@ -180,20 +172,24 @@ class Service:
     async def add(self, content: bytes, label: str, name: str | None, *, replace: bool) -> tuple[Item, bool]:
         """Add a picture; it is on disk when this returns. Also says whether it took another's place."""
         digest = hashlib.sha256(content).hexdigest()
-        if name is None:
-            lane = self._light if len(content) <= LIGHT_BYTES else self._heavy
-            kind = await self._decode(lane, guard.examined, content, self.settings.max_pixels)
-            name = named_by_content(digest, kind)
-        path = path_of(label, name)
+        path = path_of(label, named_by_content(digest, "PNG") if name is None else name)  # the format is known later
 
         def free(gallery: Gallery) -> bool:
             there = path in gallery.state
             if there and not replace:
-                raise Problem(problems.EXISTS, f"{path} is in the collection already; give another name, or "
-                              "replace=true")  # fmt: skip
+                raise Problem(
+                    problems.EXISTS, f"{path} is in the collection already; give another name, or replace=true"
+                )
             return there
 
-        await self._collection.ask(free)  # before the network is asked
+        async def examined(kind: str) -> None:
+            """Refuse a name that is taken, before the network is asked."""
+            nonlocal path
+            path = path_of(label, named_by_content(digest, kind))
+            await self._collection.ask(free)
+
+        if name is not None:
+            await self._collection.ask(free)  # before it is decoded
 
         def ask(gallery: Gallery, vector: np.ndarray) -> tuple[Item, bool]:
             there = free(gallery)
@@ -205,7 +201,7 @@ class Service:
                 raise
             return Item(path, label), there
 
-        return await self._with_vector(content, self._changer, ask)
+        return await self._with_vector(content, self._changer, ask, examined if name is None else None)
 
     async def remove(self, item: str) -> None:
         """Take an image out; that is on disk when this returns."""
@@ -222,8 +218,17 @@ class Service:
 
     # --- threads ---------------------------------------------------------------------------------------------------
 
-    async def _with_vector(self, content: bytes, pool: Askers | None, ask: Callable[[Gallery, np.ndarray], T]) -> T:
-        """Ask with a picture's embedding, once more where the index was rebuilt under another network meanwhile."""
+    async def _with_vector(
+        self,
+        content: bytes,
+        threads: ThreadPoolExecutor | None,
+        ask: Callable[[Gallery, np.ndarray], T],
+        examined: Callable[[str], Awaitable[None]] | None = None,
+    ) -> T:
+        """Run a question with a picture's embedding, again where the index was rebuilt under another network meanwhile.
+
+        examined  is called with the picture's format, when it is decoded.
+        """
 
         def checked(gallery: Gallery, wanted: Embedding, vector: np.ndarray) -> T | None:
             _ = gallery.state  # raises Rebuilt
@@ -231,39 +236,45 @@ class Service:
 
         for _ in range(2):
             embedding = (await self._collection.ask(_up_to_date)).embedding
-            waiting = await self._decoded(content, embedding)
+            waiting = await self._decoded(content, embedding, examined)
             try:
                 vector = await asyncio.wrap_future(waiting)
             except LookalikeError as error:
                 raise self._collection.unavailable(error) from None
             answer = await self._collection.ask(
                 lambda gallery, wanted=embedding, vector=vector: checked(gallery, wanted, vector),  # type: ignore[misc]
-                pool,
+                threads,
             )
             if answer is not None:
                 return answer
         raise retry(problems.UNAVAILABLE, "the index is being rebuilt; try again")
 
-    def _pool(self, text: str | None) -> Askers | None:
-        """The threads that a question with a text needs; None for those that every question has."""
-        return self._reader if text is not None and self._collection.gallery.reads_texts else None
+    def _threads(self, query: Query) -> ThreadPoolExecutor | None:
+        """Choose the threads for a query: one that embeds texts, or None for the shared ones."""
+        return self._reader if query.text is not None and self._collection.gallery.reads_texts else None
 
-    async def _decoded(self, content: bytes, embedding: Embedding) -> "Future[np.ndarray]":
-        """Decode an upload, and have it embedded."""
+    async def _decoded(
+        self, content: bytes, embedding: Embedding, examined: Callable[[str], Awaitable[None]] | None
+    ) -> "Future[np.ndarray]":
+        """Decode an upload, and queue it to be embedded."""
+
+        async def embed(kind: str, square: bytes) -> "Future[np.ndarray]":
+            if examined:
+                await examined(kind)
+            return self._batcher.submit(embedding, decode.as_pixels(square))
+
         job = content, embedding.image_size, embedding.fit, self.settings.max_pixels
         if len(content) <= LIGHT_BYTES:
             with suppress(guard.LaboriousError), self._batcher.decoding():
-                square = await self._decode(self._light, guard.square, *job, LIGHT_WORK)
-                return self._batcher.submit(embedding, decode.as_pixels(square))
-        square = await self._decode(self._heavy, guard.square, *job)  # which no batch waits for
-        return self._batcher.submit(embedding, decode.as_pixels(square))
+                return await embed(*await self._decode(self._light, guard.square, *job, LIGHT_WORK))
+        return await embed(*await self._decode(self._heavy, guard.square, *job))  # which no batch waits for
 
     async def _decode(self, lane: Lane, work: Callable[..., T], *job: Any) -> T:
-        """Have a decoder do work(*job)."""
+        """Run work(*job) in a decoder."""
         return await self._limited(lane, lambda run: cast(T, run(work, *job)))
 
     async def _limited(self, lane: Lane, work: Callable[[Run], T]) -> T:
-        """Have a decoder work, for a limited time."""
+        """Run work in a decoder for a limited time."""
         try:
             return await lane.run(work, self.settings.seconds)
         except LookalikeError as error:  # a damaged journal or bundle; a decoder that cannot be started

@@ -1,4 +1,4 @@
-"""What an operator decides about a server."""
+"""Settings of a server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ TOKEN_LEAST = 16  # characters
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the collection lies, who may ask, and how much of it.
+    """Settings of a server: the collection's folders, access, and limits.
 
     token    what every request but /health must bear; "" for none.
     origins  of web pages that may read answers (CORS).
@@ -30,8 +30,8 @@ class Settings:
     max_pixels: int = 50_000_000
     queue: int = 128
     batch: int = 16
-    seconds: float = 10.0  # for decoding one picture
-    upload_seconds: float = 30.0  # for receiving one
+    seconds: float = 10.0  # limit for decoding one picture
+    upload_seconds: float = 30.0  # limit for receiving one
 
     def __post_init__(self) -> None:
         if self.token and (len(self.token) < TOKEN_LEAST or not self.token.isascii() or " " in self.token):

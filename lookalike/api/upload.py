@@ -1,4 +1,4 @@
-"""Receiving a picture: counted while it arrives, kept in memory, its name not read."""
+"""Uploads: received into memory, counted while they arrive; file names are not read."""
 
 import asyncio
 import re
@@ -10,9 +10,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from lookalike.api import problems
-from lookalike.api.admission import Place
 from lookalike.api.problems import Problem
 from lookalike.api.settings import Settings
+from lookalike.api.workers import Place
 
 FIELDS_MOST = 10
 FIELD_BYTES = 4096
@@ -33,18 +33,18 @@ class Upload:
 
 
 class InMemory(MultiPartParser):
-    """Starlette's reader, whose files stay in memory: the number of bytes is limited already."""
+    """Starlette's form parser, with files in memory: their size is limited already."""
 
     spool_max_size = 1 << 40
 
 
 def has_body(request: Request) -> bool:
-    """Whether something comes after the head; by HTTP/1.1, one of two headers says so (RFC 9112, 6.3)."""
+    """Say whether the request has a body; in HTTP/1.1 one of two headers declares it (RFC 9112, 6.3)."""
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
 def declared_length(request: Request) -> int:
-    """The bytes that a body is said to have; 0 where that is not said."""
+    """Return the declared length of the body in bytes; 0 where there is none."""
     length = request.headers.get("content-length", "0")
     return int(length) if length.isdigit() else 0
 
@@ -53,8 +53,11 @@ async def receive(request: Request, settings: Settings, place: Place) -> Upload:
     """Read a picture: the field `file` of a form, or the body itself. Raises Problem as soon as it is too large."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if declared.startswith(REFUSED):
-        raise Problem(problems.NOT_AN_IMAGE, f"{declared} is no image; send the picture as it is, as image/*, "
-                      "application/octet-stream or multipart/form-data")  # fmt: skip
+        raise Problem(
+            problems.NOT_AN_IMAGE,
+            f"{declared} is no image; send the picture as it is, as image/*, "
+            "application/octet-stream or multipart/form-data",
+        )
     if declared_length(request) > settings.max_bytes:
         raise _too_many(settings)
     try:

@@ -24,7 +24,7 @@ DAY = 86_400  # seconds
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is kept."""
+    """An entry of the cache."""
 
     path: Path
     kind: str
@@ -34,7 +34,7 @@ class Item:
 
 
 def items() -> list[Item]:
-    """Everything that is kept, the latest used first."""
+    """List all entries, the latest used first."""
     found = []
     for kind in KINDS:
         for path in sorted(user_cache.folder(kind).glob("*")):
@@ -53,7 +53,7 @@ def _item(kind: str, path: Path) -> Item:
 
 
 def outdated(kept: list[Item], unused_for: float | None, keep_gb: float | None, now: float) -> list[Item]:
-    """Those that go: unused for so many days, and the longest unused of what is more than `keep_gb`.
+    """List the entries to delete: unused for so many days, and the longest unused beyond `keep_gb`.
 
     Batch sizes and companies take no room, and what was embedded with them is found by them: they go by days alone.
     """
@@ -86,7 +86,7 @@ def main() -> None:
         kept = outdated(kept, args.unused_for, args.keep_gb, time.time())
         for item in kept:
             remove(item.path)
-            remove(item.path.with_name(item.path.name + "-journal"))  # that a kill left
+            remove(item.path.with_name(item.path.name + "-journal"))  # left by a kill
     for item in kept:
         day = time.strftime("%Y-%m-%d", time.localtime(item.used))
         print(f"{item.bytes / 1e6:10.1f} MB  {day}  {item.kind:10}  {item.what}")

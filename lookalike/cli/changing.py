@@ -1,4 +1,4 @@
-"""Changing what is searched: `add`, `remove` and `fold`."""
+"""Commands that change the collection: `add`, `remove` and `fold`."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,8 +19,8 @@ def add(pictures: tuple[str, ...], label: str, path: str | None, replace: bool, 
     r"""Add PICTURES, files or folders, to what is searched, at once and without a rebuild.
 
     They are kept in data/changes; an interrupted command goes on where it was when it is repeated. `lookalike fold`
-    writes them into your folder of images. A picture that cannot be read is named, and the others are added; the exit
-    status is 1 then. Of an animation the first frame is taken.
+    writes them into your folder of images. A picture that cannot be read is reported, and the others are added; the
+    exit status is 1 then. Only the first frame of an animation is used.
 
     \b
     lookalike add new.jpg --label cat
@@ -71,8 +71,13 @@ def remove(paths: tuple[str, ...], **where: Path) -> None:
 
 
 @app.command(epilog=EXIT)
-@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True,
-              help="Settings; section download names the folder.")  # fmt: skip
+@click.option(
+    "--params",
+    type=click.Path(path_type=Path),
+    default=Path("params.yaml"),
+    show_default=True,
+    help="Settings; section download names the folder.",
+)
 @opens_a_collection
 def fold(params: Path, **where: Path) -> None:
     """Write added and replaced images into your folder of images, and take removed ones out of it.

@@ -1,15 +1,19 @@
-"""What the commands share: the group they belong to, the options that name a collection, and opening what they name."""
+"""Parts that the commands share: their group, the options that name a collection, and opening it."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from lookalike.base.errors import LookalikeError
+
+if TYPE_CHECKING:  # --help need not wait for what they import
+    from lookalike.collection.picture_search import Pictures
+    from lookalike.collection.thumbnails import Thumbnails
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
@@ -22,12 +26,12 @@ def tell(message: str) -> None:
 
 
 def with_examples(text: str | None) -> str:
-    """Help in which lines after backslash b stay as they are: Click means the character, a raw docstring has two."""
+    """Replace backslash and b by the character with which Click marks lines to keep; a raw docstring has the two."""
     return (text or "").replace("\\b", "\b")
 
 
 def opens_a_collection(command: Command) -> Command:
-    """Add the options that say where the collection lies, and turn what a user can mend into one line."""
+    """Add the options that say where the collection lies, and print errors that a user can fix in one line."""
 
     @wraps(command)
     def run(**options: Any) -> None:
@@ -47,14 +51,27 @@ def opens_a_collection(command: Command) -> Command:
     run.__doc__ = with_examples(command.__doc__)
     decorated: Any = run
     for option in (
-        click.option("--changes", type=FOLDER, help="Where changes are kept.  [default: changes, beside the index]",
-                     callback=lambda context, _, path: path or context.params["index"].with_name("changes")),
-        click.option("--index", type=FOLDER, default=Path("data/index"), show_default=True, is_eager=True,
-                     help="What the stage index wrote."),
-        click.option("--model", type=FOLDER, help="What the stage model wrote, or finetune.  [default: the one that "
-                     "made the index, beside it]",
-                     callback=lambda context, _, path: path or _network_beside(context.params["index"])),
-    ):  # fmt: skip
+        click.option(
+            "--changes",
+            type=FOLDER,
+            help="Where changes are kept.  [default: changes, beside the index]",
+            callback=lambda context, _, path: path or context.params["index"].with_name("changes"),
+        ),
+        click.option(
+            "--index",
+            type=FOLDER,
+            default=Path("data/index"),
+            show_default=True,
+            is_eager=True,
+            help="What the stage index wrote.",
+        ),
+        click.option(
+            "--model",
+            type=FOLDER,
+            help="What the stage model wrote, or finetune.  [default: the one that made the index, beside it]",
+            callback=lambda context, _, path: path or _network_beside(context.params["index"]),
+        ),
+    ):
         decorated = option(decorated)
     return cast(Command, decorated)
 
@@ -68,9 +85,11 @@ def _network_beside(index: Path) -> Path:
 def images_option(command: Command) -> Command:
     """Add the option that says where the pictures of the images lie."""
     return click.option(
-        "--images", type=FOLDER, help="The pictures, to show them: what the stage download wrote. "
+        "--images",
+        type=FOLDER,
+        help="The pictures, to show them: what the stage download wrote. "
         "[default: thumbnails or raw, beside the index]",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -85,8 +104,14 @@ def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> No
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT)
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_say_version,
-              help="Say which version this is, and exit.")  # fmt: skip
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_say_version,
+    help="Say which version this is, and exit.",
+)
 def app() -> None:
     r"""Find the images of a collection that look alike, and change what is searched.
 
@@ -101,18 +126,18 @@ def app() -> None:
 app.help = with_examples(app.help)
 
 
-def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> Any:
+def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> "Pictures":
     """Open the collection that the options name. `decodes` starts a decoder, whose imports go on beside ours."""
     if decodes:
         from lookalike.images import decoder
 
         decoder.shared().start()
-    from lookalike.collection.picture_search import Pictures  # --help need not wait for what it imports
+    from lookalike.collection.picture_search import Pictures
 
     return Pictures(where["index"], where["model"], where["changes"], tell)
 
 
-def open_thumbnails(opened: Any, images: Path | None, where: dict[str, Path]) -> Any:
+def open_thumbnails(opened: "Pictures", images: Path | None, where: dict[str, Path]) -> "Thumbnails":
     """Open the pictures of the images of a collection."""
     from lookalike.collection import thumbnails
 
@@ -120,7 +145,7 @@ def open_thumbnails(opened: Any, images: Path | None, where: dict[str, Path]) ->
 
 
 def contents(pictures: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]:
-    """Name and reader of each picture: a file, every image in a folder, or standard input.
+    """List name and reader of each picture: a file, every image in a folder, or standard input.
 
     A reader raises ImageError for a file that cannot be read.
     """
@@ -133,10 +158,12 @@ def contents(pictures: tuple[str, ...]) -> list[tuple[str, Callable[[], bytes]]]
             found.append((name, sys.stdin.buffer.read))
         elif path.is_dir():
             inside = [
-                each for each in sorted(path.rglob("*"))
-                if each.suffix.lower() in SUFFIXES and each.is_file()
+                each
+                for each in sorted(path.rglob("*"))
+                if each.suffix.lower() in SUFFIXES
+                and each.is_file()
                 and not any(part.startswith(".") for part in each.relative_to(path).parts)
-            ]  # fmt: skip
+            ]
             if not inside:
                 raise LookalikeError(f"{path}: no image in it; looked for {' '.join(sorted(SUFFIXES))}")
             found += [(str(each), partial(_read, each)) for each in inside]
@@ -155,7 +182,7 @@ def _read(path: Path) -> bytes:
 
 
 class Unreadable:
-    """Pictures that cannot be read or decoded: each is named at once, the others are gone on with."""
+    """Pictures that cannot be read or decoded: each is reported at once, and work goes on with the others."""
 
     def __init__(self) -> None:
         self._count = 0

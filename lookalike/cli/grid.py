@@ -1,4 +1,4 @@
-"""What searches found, as one figure: a row a query, itself first, similarity and class under each hit."""
+"""A figure of search results: a row a query, itself first, similarity and class under each hit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +31,18 @@ class Found:
 
 
 def found_with(name: str, content: bytes, hits: list[Hit]) -> Found:
-    """What a picture from outside found; its class is not known."""
+    """Show the hits of a picture from outside, whose class is not known."""
     square = decoder.shared().run(decode.square, content, SIDE, "pad", MAX_PIXELS)
     return Found(name, decode.as_pixels(square), None, hits)
 
 
 def found_for(text: str, hits: list[Hit]) -> Found:
-    """What words found; there is no picture of them."""
+    """Show the hits of words, which have no picture."""
     return Found(text, np.full((SIDE, SIDE, 3), 255, np.uint8), None, hits)
 
 
 def found_from(path: str, gallery: Gallery, pictures: Thumbnails, hits: list[Hit]) -> Found:
-    """What an image of the collection found."""
+    """Show the hits of an image of the collection."""
     state = gallery.state
     _, label = state.path_and_label(state.row(path))
     return Found(label or path.rpartition("/")[2], pictures.pixels(path, SIDE), label or None, hits)
@@ -54,12 +54,17 @@ def draw(found: list[Found], pictures: Thumbnails, searched: int, path: Path) ->
     searched  images, by each query.
     """
     examples = [
-        Example(one.pixels, one.name, None, [
-            Drawn(pictures.pixels(hit.path, SIDE), hit.label, hit.cosine, _relevant(one.label, hit.label))
-            for hit in one.hits
-        ])
+        Example(
+            one.pixels,
+            one.name,
+            None,
+            [
+                Drawn(pictures.pixels(hit.path, SIDE), hit.label, hit.cosine, _relevant(one.label, hit.label))
+                for hit in one.hits
+            ],
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     example_queries(examples, f"Most similar of {searched:,} images", path)
 
 

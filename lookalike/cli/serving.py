@@ -1,10 +1,9 @@
-"""The collection as others get it: `info`, `bundle`, `serve` and `ui`."""
+"""Commands that describe, pack and serve a collection: `info`, `bundle`, `serve` and `ui`."""
 
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from msgspec import to_builtins
@@ -12,7 +11,8 @@ from msgspec import to_builtins
 from lookalike.base.errors import LookalikeError
 from lookalike.cli.common import EXIT, FOLDER, app, images_option, open_pictures, opens_a_collection, tell
 
-READ_AGAIN = 100_000_000  # pictures.MAX_PIXELS, by which what was added is read later; its import would slow --help
+# picture_search.MAX_PIXELS, the limit when an added picture is read later; its import would slow --help.
+READ_AGAIN = 100_000_000
 
 
 @app.command(epilog=EXIT)
@@ -23,16 +23,21 @@ def info(**where: Path) -> None:
 
     gallery = open_pictures(where).gallery
     state, design = gallery.state, files.load_plan(where["index"]).design
-    click.echo(json.dumps({
-        "images": len(state),
-        "classes": len(state.labels()),
-        "tagged": gallery.tagged(),
-        "added": int(state.present[len(state.present) - len(state.added):].sum()),
-        "removed": int((~state.present[: len(state.present) - len(state.added)]).sum()),
-        "index": design.stated(),
-        "fingerprint": gallery.fingerprint,
-        "embedding": to_builtins(gallery.embedding),
-    }, indent=2))  # fmt: skip
+    click.echo(
+        json.dumps(
+            {
+                "images": len(state),
+                "classes": len(state.labels()),
+                "tagged": gallery.tagged(),
+                "added": int(state.present[len(state.present) - len(state.added) :].sum()),
+                "removed": int((~state.present[: len(state.present) - len(state.added)]).sum()),
+                "index": design.stated(),
+                "fingerprint": gallery.fingerprint,
+                "embedding": to_builtins(gallery.embedding),
+            },
+            indent=2,
+        )
+    )
 
 
 @app.command(epilog=EXIT)
@@ -43,10 +48,16 @@ def info(**where: Path) -> None:
     help="Leave out what was added and removed since the index was built; else that is an error.",
 )
 @images_option
-@click.option("--metrics", type=FOLDER, default=Path("metrics"), show_default=True,
-              help="What the stage evaluate measured; copied where it is there.")  # fmt: skip
-@click.option("--plots", type=FOLDER, default=Path("plots"), show_default=True,
-              help="What it drew; copied where it is there.")  # fmt: skip
+@click.option(
+    "--metrics",
+    type=FOLDER,
+    default=Path("metrics"),
+    show_default=True,
+    help="What the stage evaluate measured; copied where it is there.",
+)
+@click.option(
+    "--plots", type=FOLDER, default=Path("plots"), show_default=True, help="What it drew; copied where it is there."
+)
 @opens_a_collection
 def bundle(out: Path, without_changes: bool, images: Path | None, metrics: Path, plots: Path, **where: Path) -> None:
     r"""Write index, network and thumbnails into the folder OUT, which is all that a search needs elsewhere.
@@ -63,9 +74,12 @@ def bundle(out: Path, without_changes: bool, images: Path | None, metrics: Path,
     source = bundles.Source(where["index"], where["model"], images or thumbnails.beside(where["index"]), metrics, plots)
     with ExitStack() as stack:
         written = bundles.write(
-            out, open_pictures(where), source, without_changes=without_changes,
+            out,
+            open_pictures(where),
+            source,
+            without_changes=without_changes,
             progress=lambda total: stack.enter_context(progress_bar("bundle", total, "image")).update,
-        )  # fmt: skip
+        )
     click.echo(json.dumps(asdict(written), indent=2))
     tell(f"open it: lookalike ui --index {out / 'index'} --model {out / 'model'}")
 
@@ -90,19 +104,25 @@ def bundle(out: Path, without_changes: bool, images: Path | None, metrics: Path,
     help="A name that requests may be addressed to; again for "
     "more. By default any, but without a token on this machine only its own.",
 )
-@click.option("--max-bytes", type=click.IntRange(1), default=20_000_000, show_default=True, help="Of an upload.")
 @click.option(
-    "--max-pixels", type=click.IntRange(1, READ_AGAIN), default=50_000_000, show_default=True, help="Of a picture."
+    "--max-bytes", type=click.IntRange(1), default=20_000_000, show_default=True, help="Most bytes of an upload."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1, READ_AGAIN),
+    default=50_000_000,
+    show_default=True,
+    help="Most pixels of a picture.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Searches and additions at one time; one more is answered 503.",
+    help="Most searches and additions at one time; the next is answered 503.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1, 64), default=16, show_default=True, help="Pictures embedded at one time, at most."
+    "--batch", type=click.IntRange(1, 64), default=16, show_default=True, help="Most pictures embedded at one time."
 )
 @click.option("--log/--no-log", default=True, show_default=True, help="A line of JSON on stderr for each answer.")
 @opens_a_collection
@@ -114,7 +134,11 @@ def serve(
     allow_host: tuple[str, ...],
     log: bool,
     images: Path | None,
-    **settings: Any,
+    max_bytes: int,
+    max_pixels: int,
+    queue: int,
+    batch: int,
+    **where: Path,
 ) -> None:
     r"""Answer searches over HTTP. What it answers: docs/api.md.
 
@@ -124,30 +148,43 @@ def serve(
     """
     try:
         from lookalike.api import server
-        from lookalike.api import settings as known
+        from lookalike.api.settings import Settings
     except ModuleNotFoundError as error:
         raise LookalikeError(f"{error.name} is not installed: pip install -r requirements/serve.txt") from None
     from lookalike.collection.thumbnails import beside
 
-    settings["images"] = images or beside(settings["index"])
     token = server.token(token_file)
-    chosen = known.Settings(token=token, origins=cors, hosts=server.hosts(host, allow_host, token), **settings)
-    server.run(chosen, host, port, tell, log=log)
+    settings = Settings(
+        where["index"],
+        where["model"],
+        where["changes"],
+        images or beside(where["index"]),
+        token,
+        cors,
+        server.hosts(host, allow_host, token),
+        max_bytes,
+        max_pixels,
+        queue,
+        batch,
+    )
+    server.run(settings, host, port, tell, log=log)
 
 
 @app.command(epilog=EXIT)
 @click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="Where it listens.")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="0.0.0.0 lets in everyone who reaches this machine; there is no password.")  # fmt: skip
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="0.0.0.0 lets in everyone who reaches this machine; there is no password.",
+)
 @images_option
 @click.option(
     "--metrics", type=FOLDER, help="What the stage evaluate measured.  [default: metrics, a bundle's or here]"
 )
 @click.option("--plots", type=FOLDER, help="What it drew.  [default: plots, a bundle's or here]")
 @opens_a_collection
-def ui(
-    port: int, host: str, images: Path | None, metrics: Path | None, plots: Path | None, **where: Path
-) -> None:  # fmt: skip
+def ui(port: int, host: str, images: Path | None, metrics: Path | None, plots: Path | None, **where: Path) -> None:
     r"""Search in a browser: upload, paste or photograph a picture, or start from one of the collection.
 
     \b

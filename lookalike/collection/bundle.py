@@ -32,7 +32,7 @@ MODEL_FILES = (DESCRIPTION_FILE, OPENVINO_FILE, OPENVINO_WEIGHTS_FILE)
 
 @dataclass(frozen=True)
 class Source:
-    """What a bundle is made of: folders that the stages wrote, and the pictures."""
+    """The folders that a bundle is made from: those of the stages, and the pictures."""
 
     index: Path
     model: Path
@@ -43,12 +43,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written."""
+    """A bundle that was written."""
 
     folder: str
     images: int
     bytes: int
-    fingerprint: str  # of the index
+    fingerprint: str  # the index's
 
 
 def write(
@@ -86,8 +86,11 @@ def write(
     names = opened.gallery.state.names.paths
     pictures = Thumbnails(opened.gallery, source.images)
     with new_folder(out) as partial:
-        _copy(source.index, partial / "index", sorted(path.name for path in source.index.iterdir()
-                                                      if not path.name.startswith(".")))  # fmt: skip
+        _copy(
+            source.index,
+            partial / "index",
+            sorted(path.name for path in source.index.iterdir() if not path.name.startswith(".")),
+        )
         shutil.copyfile(verify.trace_of(source.index), partial / "index.json")
         if verify.has_digests(source.model):
             verify.verify(source.model, remedy="lookalike bundle")
@@ -125,7 +128,7 @@ def _copy(source: Path, target: Path, names: tuple[str, ...] | list[str]) -> Non
 
 
 def _copy_report(source: Source, target: Path) -> None:
-    """How good it is, where that was measured: what the page of figures shows."""
+    """Copy the measured quality, which the page of figures shows, where there is any."""
     shown = [*source.metrics.glob("*.json"), *source.plots.glob("figures.csv"), *source.plots.glob("*.png")]
     for path in sorted(shown):
         folder = target / ("metrics" if path.suffix == ".json" else "plots")

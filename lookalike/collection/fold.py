@@ -1,4 +1,4 @@
-"""Writing the changes of a collection into the folder that it was made from, so that the next `dvc repro` has them.
+"""Folding: writes the changes of a collection into its source folder, so that the next `dvc repro` has them.
 
 They stay searchable from the journal until the index is rebuilt. An original that is replaced or removed is moved into
 data/changes/originals, not deleted.
@@ -24,14 +24,14 @@ ORIGINALS = "originals"
 
 @dataclass(frozen=True)
 class Folded:
-    """How many pictures were written to the source folder, and how many files taken out of it."""
+    """Counts of pictures written to the source folder, and of files taken out of it."""
 
     written: int
     removed: int
 
 
 def fold(gallery: Gallery, settings: registry.Settings, tags_file: Path | None = None) -> Folded:
-    """Bring the source folder to what a search finds.
+    """Make the source folder hold the images that a search finds.
 
     settings   section `download` of params.yaml: `dataset` must be `folder`.
     tags_file  CSV of path and text, of which lines of removed images are taken out; the others, and its order, stay.
@@ -100,8 +100,10 @@ def _check(event: Event, source: Path, settings: registry.Settings, strange: boo
         return
     _check_path(event.path, event.label, settings)
     if strange:
-        raise LookalikeError(f"{source / event.path} exists with other content; nothing was folded: move it away, or "
-                             f"remove {event.path} from the collection and add it under another name")  # fmt: skip
+        raise LookalikeError(
+            f"{source / event.path} exists with other content; nothing was folded: move it away, or "
+            f"remove {event.path} from the collection and add it under another name"
+        )
 
 
 def _keep(original: Path, kept: Path) -> None:

@@ -12,9 +12,9 @@ class Hit:
     path: str
     label: str  # "" if it has none
     cosine: float  # what it is ranked by, -1 to 1: of the refined vectors, of the words, or both by their weight
-    visual: float | None = None  # of the refined vectors, where words took part too
-    text: float | None = None  # of the words, where they took part
+    visual: float | None = None  # cosine of the refined vectors, where words took part too
+    text: float | None = None  # cosine of the words, where they took part
 
     def fields(self) -> dict[str, Any]:
-        """What there is to show, by name."""
+        """Return the values to show, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}

@@ -1,4 +1,4 @@
-"""What was changed in a collection since its index was built: an SQLite file of events that survives any kill.
+"""The journal of a collection's changes since its index was built: an SQLite file that survives any kill.
 
 An event says that from now on a path has this picture, with its label, embedding and refined vector, or that it has
 none. Events are appended, each whole or not at all; the state is what they come to, in order. The journal belongs to
@@ -35,7 +35,7 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class Event:
-    """From now on `path` has this picture; or none, where `image` is "".
+    """A change: `path` has this picture from now on; or none, where `image` is "".
 
     image      hex SHA-256 of the original file's bytes.
     vector     float32, (d,), refined, as it is compared.
@@ -52,9 +52,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a journal belongs to, and its events: every number from `first` to `last`."""
+    """The index that a journal belongs to, and its events: every number from `first` to `last`."""
 
-    fingerprint: str  # of the index
+    fingerprint: str  # the index's
     embedding: Embedding
     folded: int  # events up to this number are in the source folder
     first: int
@@ -62,7 +62,7 @@ class Bound:
 
 
 class Journal:
-    """One file of events; safe to share between processes, each call of its own."""
+    """A file of events. Safe to share between processes."""
 
     def __init__(self, folder: Path) -> None:
         """Name the file; it is made by the first change."""
@@ -71,7 +71,7 @@ class Journal:
         self._watching: tuple[int, sqlite3.Connection] | None = None  # inode, and a connection that stays open
 
     def version(self) -> tuple[int, int] | None:
-        """Differs after every change, whoever made it; None while there is no file. Costs a few microseconds."""
+        """Return a value that differs after every change, by any process; None without a file. Takes microseconds."""
         try:
             inode = self.path.stat().st_ino
         except FileNotFoundError:
@@ -86,13 +86,13 @@ class Journal:
                 raise self._failed(error) from None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._watching:
             self._watching[1].close()
         self._watching = None
 
     def bound(self) -> Bound | None:
-        """Read what the journal belongs to; None while there has been no change."""
+        """Read which index the journal belongs to; None while there has been no change."""
         if not self.path.exists():
             return None
         with self._open() as file:
@@ -192,7 +192,7 @@ class Journal:
 
 
 class Writer:
-    """An open change."""
+    """An open transaction."""
 
     def __init__(self, file: sqlite3.Connection, bound: Bound) -> None:
         """Take the connection whose transaction is open, and what the journal belongs to from now on."""
@@ -209,23 +209,23 @@ class Writer:
         self._file.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", [*values, _checksum(values)])
 
     def events(self, after: int) -> list[Event]:
-        """As Journal.events, inside the change."""
+        """Read events as Journal.events does, inside the transaction."""
         return _events(self._file, self._bound, after)
 
     def image(self, sha256: str) -> bytes:
-        """As Journal.image, inside the change."""
+        """Read an image as Journal.image does, inside the transaction."""
         return _image(self._file, sha256)
 
     def folded(self) -> int:
-        """Up to which number events are in the source folder."""
+        """Return the number of the last event that is in the source folder."""
         return self._bound.folded
 
     def set_folded(self) -> None:
-        """Say that every event so far is in the source folder."""
+        """Record that every event so far is in the source folder."""
         self._bound = replace(self._bound, folded=self._bound.last)
 
     def close(self) -> None:
-        """Write what the journal belongs to."""
+        """Write which index the journal belongs to."""
         bound = self._bound
         values = [bound.fingerprint, json.dumps(to_builtins(bound.embedding)), bound.folded, bound.first, bound.last]
         self._file.execute("DELETE FROM about")
@@ -268,7 +268,7 @@ def _image(file: sqlite3.Connection, sha256: str) -> bytes:
 
 
 def _checksum(values: Sequence[object]) -> int:
-    """CRC-32 of a row."""
+    """Compute the CRC-32 of a row."""
     result = 0
     for value in values:
         part = value if isinstance(value, bytes) else f"{value!r};".encode()

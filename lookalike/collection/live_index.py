@@ -1,4 +1,4 @@
-"""An index, open, and followed by the journal of its changes: what the collection is now, whoever changed it.
+"""An open index and the journal of its changes: the collection as it is now, whichever process changed it.
 
 A state is made from the index and the events since; each later one from the one before and the events that came. Where
 another index was built meanwhile, the first who looks carries the changes over to it.
@@ -30,13 +30,16 @@ class Rebuilt(LookalikeError):
     """The index was rebuilt since it was opened; open it again."""
 
 
-class Following:
+class LiveIndex:
     """An index and its journal. Safe to share between threads; changes by several processes take turns."""
 
     def __init__(
-        self, folder: Path, changes: Path, tell: Callable[[str], None] = lambda message: None,
+        self,
+        folder: Path,
+        changes: Path,
+        tell: Callable[[str], None] = lambda message: None,
         embed: Embed | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Verify, then open what `index` wrote; see Gallery."""
         self._folder, self._tell, self._embed = folder, tell, embed
         self.fingerprint = verify.verify(folder)
@@ -76,7 +79,7 @@ class Following:
             yield self._advance(before, writer.events(before.number)), writer
 
     def join(self, state: State, feature: np.ndarray, path: str) -> np.ndarray:
-        """The vector of an image that joins, float32 (d,); the one whose place it takes is no neighbour of it.
+        """Make the vector of an image that joins: float32 (d,). An image that it replaces is no neighbour of it.
 
         feature  float32, (D,), as the network gives it.
         """
@@ -92,7 +95,7 @@ class Following:
         return np.asarray(joined[0])
 
     def checked(self, features: np.ndarray) -> np.ndarray:
-        """Features of the index's network, float32 (Q, D); raises LookalikeError for any others."""
+        """Check that features, float32 (Q, D), have the index's dimension; raises LookalikeError otherwise."""
         dim = self.embedding.network.dim
         if features.ndim != 2 or features.shape[1] != dim:
             raise LookalikeError(
@@ -125,7 +128,7 @@ class Following:
         return self._advance(state, self.journal.events(state.number, self.fingerprint))
 
     def _advance(self, state: State, events: list[Event]) -> State:
-        """The state after some more events."""
+        """Make the state after some more events."""
         if not events:
             return state
         changed, joined = dict(state.changed), [event for event in events if event.image]

@@ -32,7 +32,7 @@ class Names:
     labels: np.ndarray
 
     def row(self, path: str) -> int | None:
-        """The row of a path; None if there is none."""
+        """Find the row of a path; None if there is none."""
         if np.array(path).dtype.itemsize > self.paths.dtype.itemsize:
             return None
         row = int(np.searchsorted(self.paths, np.array(path, self.paths.dtype)))

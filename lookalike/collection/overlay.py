@@ -9,7 +9,7 @@ from lookalike.index.build import Index, check_queries, in_order
 
 
 class Changed:
-    """What an index finds, less what was removed, and what was added. Not changed itself: a change makes a new one."""
+    """An index without removed rows and with added ones. Immutable: a change makes a new one."""
 
     def __init__(self, index: Index, present: np.ndarray, added: np.ndarray) -> None:
         """Lay changes over an index of N vectors.
@@ -24,7 +24,7 @@ class Changed:
         self._count = self._base + int(np.count_nonzero(present[len(index) :]))
 
     def __len__(self) -> int:
-        """How many rows can be found."""
+        """Count the rows that can be found."""
         return self._count
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

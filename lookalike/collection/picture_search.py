@@ -1,4 +1,4 @@
-"""The one object behind every face: a picture in, ranked hits out; and pictures added to what is searched."""
+"""Search by picture: the one object behind every face takes a picture and returns ranked hits, or adds it."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from lookalike.artifacts.descriptions import check_same_network
 from lookalike.collection import verify
 from lookalike.collection.collection import Gallery
 from lookalike.collection.hits import Hit
+from lookalike.collection.query import Query
 from lookalike.images import decode, decoder
 from lookalike.index import build
 from lookalike.runtimes import openvino, text_encoder
 from lookalike.runtimes.registry import Embedder
 
-MAX_PIXELS = 100_000_000  # of a picture; guards memory
+MAX_PIXELS = 100_000_000  # limit of a picture, which guards memory
 
 
 class Pictures:
@@ -26,7 +27,7 @@ class Pictures:
     def __init__(
         self, index: Path, model: Path, changes: Path, tell: Callable[[str], None] = lambda message: None
     ) -> None:
-        """Open what `index` and `model` wrote, and the changes made since. `tell` takes what a user should know."""
+        """Open what `index` and `model` wrote, and the changes made since. `tell` takes messages for the user."""
         self._model = model
         self.gallery = Gallery(index, changes, tell, self.embed, self.read if descriptions.present(model) else None)
 
@@ -55,15 +56,12 @@ class Pictures:
         square = decoder.shared().run(decode.square, content, embedding.image_size, embedding.fit, MAX_PIXELS)
         return np.asarray(self._network(decode.as_pixels(square)[np.newaxis])[0])
 
-    def search(
-        self, content: bytes | None, k: int, min_similarity: float = -1, label: str | None = None,
-        text: str | None = None, text_weight: float | None = None,
-    ) -> list[Hit]:  # fmt: skip
-        """Find the k images most similar to an image file's content, or, without one, to a text; see Gallery.search."""
+    def search(self, content: bytes | None, query: Query) -> list[Hit]:
+        """Find the images most similar to an image file's content, or, without one, to a text; see Gallery.search."""
         count = len(self.gallery.state)
-        build.check_k(min(k, count), count)  # before the network is loaded
+        build.check_k(min(query.k, count), count)  # before the network is loaded
         feature = None if content is None else self.embed(content)[np.newaxis]
-        return self.gallery.search(feature, k, min_similarity, label, text, text_weight)[0]
+        return self.gallery.search(feature, query)[0]
 
     def add(self, path: str, label: str, content: bytes, *, replace: bool = False) -> bool:
         """Add an image file's content under a path; see Gallery.add. False where that very image was added before."""

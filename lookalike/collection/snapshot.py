@@ -1,4 +1,4 @@
-"""A collection at one moment: what is there, what it is called, and what a search says of it."""
+"""A snapshot of a collection: its images, their names and classes, and its searcher."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class State:
         return len(self.searcher.index)
 
     def row(self, path: str) -> int:
-        """The row of an image; raises LookalikeError if it is not in the collection."""
+        """Find the row of an image; raises LookalikeError if it is not in the collection."""
         row = self.changed[path] if path in self.changed else self.names.row(path)
         if row is None:
             raise LookalikeError(f"{path} is not in the collection; paths are as a search shows them")
@@ -43,16 +43,16 @@ class State:
         return (self.changed[path] if path in self.changed else self.names.row(path)) is not None
 
     def holds(self, path: str, label: str, image: str) -> bool:
-        """Whether an image was added under this path, of this class and these bytes, by their hex SHA-256."""
+        """Say whether an image was added under this path, of this class and these bytes, by their hex SHA-256."""
         place = (self.changed.get(path) or 0) - len(self.names.paths)
         return place >= 0 and (self.events[place].label, self.events[place].image) == (label, image)
 
     def path_and_label(self, row: int) -> tuple[str, str]:
-        """What a row is called, and its class."""
+        """Return path and class of a row."""
         return self.paths_and_labels([row])[0]
 
     def paths_and_labels(self, rows: list[int]) -> list[tuple[str, str]]:
-        """What rows are called, and their classes."""
+        """Return paths and classes of rows."""
         count = len(self.names.paths)
         own = np.minimum(np.array(rows, np.int64), count - 1)
         names = list(zip(self.names.paths[own].tolist(), self.names.labels[own].tolist(), strict=True))
@@ -62,7 +62,7 @@ class State:
         return names
 
     def find(self, label: str | None = None, text: str = "") -> np.ndarray:
-        """Rows of the images that are there, of a class and with a text in their path in any case: int64, ascending."""
+        """Find rows by class, and by a text in their path in any case: int64, ascending."""
         rows = np.flatnonzero(self.present)
         count = len(self.names.paths)
         own, fresh = rows[rows < count], rows[rows >= count] - count
@@ -75,7 +75,7 @@ class State:
         return np.concatenate([own, fresh[np.array(kept, dtype=bool)] + count])
 
     def now(self, rows: np.ndarray) -> np.ndarray:
-        """Where images of the index are now, by their path: rows, int64 (m,) -> int64 (m,), -1 for what is no more."""
+        """Map the index's rows to those of the same paths now: int64 (m,) -> int64 (m,), -1 for a path that is gone."""
         places = np.arange(len(self.names.paths))
         for path, row in self.changed.items():
             own = self.names.row(path)
@@ -84,7 +84,7 @@ class State:
         return np.asarray(places[rows])
 
     def labels(self) -> list[str]:
-        """Every class that an image has now, sorted."""
+        """List every class that an image has now, sorted."""
         own = np.unique(self.names.labels[self.present[: len(self.names.labels)]]).tolist()
         fresh = self.present[len(self.names.labels) :].tolist()
         return sorted({*own, *(event.label for event, there in zip(self.events, fresh, strict=True) if there)} - {""})

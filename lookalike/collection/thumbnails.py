@@ -1,4 +1,4 @@
-"""The pictures of a collection, to look at: small, re-encoded, without metadata.
+"""Thumbnails of a collection: small, re-encoded, without metadata.
 
 They come from the folder of originals, or from the one file of them that a bundle has; added ones from the journal.
 """
@@ -25,40 +25,40 @@ T = TypeVar("T")
 
 
 class Missing(LookalikeError):
-    """The picture of an image that is in the collection cannot be read."""
+    """A picture of an image of the collection that cannot be read."""
 
 
 class Thumbnails:
-    """The pictures of a gallery. Safe to share between threads."""
+    """Thumbnails of a gallery. Safe to share between threads."""
 
     def __init__(self, gallery: Gallery, source: Path) -> None:
-        """Say where the pictures of a gallery's own images lie: a folder of originals, or one of `write`."""
+        """Take a gallery, and the folder of its pictures: originals, or the one that `write` wrote."""
         self._gallery, self._read = gallery, reader(source)
         self._encoded = lru_cache(KEPT)(self._encode)
 
     def of(self, path: str) -> bytes:
-        """The thumbnail of an image of the collection: a JPEG file's content.
+        """Return the thumbnail of an image of the collection: a JPEG file's content.
 
         Raises LookalikeError for a path that is not in the collection, Missing where its picture cannot be read.
         """
         return self._encoded(path, self._added(path))
 
     def pixels(self, path: str, size: int) -> np.ndarray:
-        """The picture on a white square: uint8 (size, size, 3). Raises as `of` does."""
+        """Return the picture on a white square: uint8 (size, size, 3). Raises as `of` does."""
         return decode.as_pixels(self._run(path, self._added(path), decode.square, size, "pad", MAX_PIXELS))
 
     def own(self, path: str) -> bytes:
-        """The thumbnail of an image of the index, whatever was changed since."""
+        """Return the thumbnail of an image of the index, whatever was changed since."""
         return self._encode(path, "")
 
     def _added(self, path: str) -> str:
-        """SHA-256 of the picture that was added under a path; "" for one of the index's own."""
+        """Return the SHA-256 of the picture that was added under a path; "" for one of the index's own."""
         state = self._gallery.state
         row = state.row(path) - len(state.names.paths)
         return state.events[row].image if row >= 0 else ""
 
     def _run(self, path: str, added: str, work: Callable[..., T], *options: object) -> T:
-        """Have a decoder work on a picture."""
+        """Run work on a picture in a decoder."""
         content = self._gallery.journal.image(added) if added else self._read(path)
         try:
             return decoder.shared().run(work, content, *options)
@@ -70,7 +70,7 @@ class Thumbnails:
 
 
 def beside(index: Path) -> Path:
-    """Where the pictures of an index are looked for: thumbnails beside it, as in a bundle, else raw."""
+    """Find the pictures of an index: the folder thumbnails beside it, as in a bundle, else raw."""
     thumbnails = index.with_name(FOLDER)
     return thumbnails if thumbnails.is_dir() else index.with_name("raw")
 
@@ -88,7 +88,7 @@ def write(
 
 
 def reader(source: Path) -> Callable[[str], bytes]:
-    """What reads a picture by its path in the collection: from a folder of originals, or the file that `write` wrote.
+    """Make a function that reads a picture by its path in the collection: from originals, or the file of `write`.
 
     It raises Missing for a picture that is not there.
     """

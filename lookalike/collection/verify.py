@@ -1,4 +1,4 @@
-"""Opening what somebody else may have written: no file of an index is read before it is known to be what was built.
+"""Verification: no file of an index is read before its SHA-256 was compared with the one in its trace.
 
 A changed index answers wrongly without a word, or takes all memory; once, a crafted one was a way into the process
 (facebookresearch/faiss#5400). So an index is opened only with a digest of every file from outside its folder: the trace
@@ -63,7 +63,7 @@ def verify(folder: Path, manifest: Path | None = None, remedy: str = REMEDY) -> 
 
 
 def has_digests(folder: Path) -> bool:
-    """Whether the trace beside a folder says what its files are."""
+    """Say whether the trace beside a folder has its files' digests."""
     try:
         return "files" in json.loads(trace_of(folder).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -73,12 +73,12 @@ def has_digests(folder: Path) -> bool:
 
 
 def trace_of(folder: Path) -> Path:
-    """The trace beside a folder: data/index.json for data/index."""
+    """Return the path of the trace beside a folder: data/index.json for data/index."""
     return folder.with_name(folder.name + ".json")
 
 
 def written(folder: Path) -> Known:
-    """Differs where the trace beside a folder was written anew; costs a `stat`."""
+    """Return a value that differs when the trace beside a folder was written anew; costs a `stat`."""
     try:
         return _state(trace_of(folder))
     except OSError:

@@ -8,6 +8,8 @@ import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -58,12 +60,26 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
 
     Raises ImageError for anything else: another format, a truncated file, pixels whose range is not defined.
     """
+    with _explained():
+        return decode_opened(opened(content, max_pixels), content)
+
+
+def decode_opened(image: Image.Image, content: bytes) -> Image.Image:
+    """Decode what `opened` made of the content, as `decode` does; the header is not read again."""
+    with _explained():
+        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
+            raise ImageError(f"a JPEG of more than {SCANS} scans, which would take long; save it anew")
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise ImageError, with the reason, for whatever a decoder raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not the pixels' fault
-            image = _checked(content, max_pixels)
-            image.load()
-            return _to_rgb(_upright(image))
+            yield
     except ImageError:
         raise
     except UnidentifiedImageError:  # its message holds a memory address
@@ -127,13 +143,6 @@ def _check_strips(content: bytes) -> None:
         return
     if count > STRIPS:
         raise ImageError(f"a TIFF of {count} strips or tiles, more than {STRIPS}, which would take long; save it anew")
-
-
-def _checked(content: bytes, max_pixels: int) -> Image.Image:
-    image = opened(content, max_pixels)
-    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
-        raise ImageError(f"a JPEG of more than {SCANS} scans, which would take long; save it anew")
-    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -33,10 +33,19 @@ def main() -> None:
     st.set_page_config("Lookalike", _icon(), layout="wide")
     st.html(STYLE)
     places = _places(sys.argv[1:])
-    search = st.Page(partial(_draw, search_page.show, places), title="Search", url_path="search", default=True,
-                     icon=":material/image_search:")  # fmt: skip
-    quality = st.Page(partial(_draw, quality_page.show, places), title="How good is it?", url_path="quality",
-                      icon=":material/query_stats:")  # fmt: skip
+    search = st.Page(
+        partial(_draw, search_page.show, places),
+        title="Search",
+        url_path="search",
+        default=True,
+        icon=":material/image_search:",
+    )
+    quality = st.Page(
+        partial(_draw, quality_page.show, places),
+        title="How good is it?",
+        url_path="quality",
+        icon=":material/query_stats:",
+    )
     page = st.navigation([search, quality], position="top")
     page.run()
     st.page_link(quality if page == search else search)  # on a phone the bar above is folded away
@@ -84,16 +93,17 @@ def _places(arguments: list[str]) -> Places:
     given = parser.parse_args(arguments)
     bundle = given.index.parent if (given.index.parent / "bundle.json").is_file() else Path()
     return Places(
-        given.index, given.model or descriptions.beside(given.index),
+        given.index,
+        given.model or descriptions.beside(given.index),
         given.changes or given.index.with_name("changes"),
         given.images or thumbnails.beside(given.index),
         given.metrics or bundle / "metrics",
         given.plots or bundle / "plots",
-    )  # fmt: skip
+    )
 
 
 def _icon() -> Image.Image:
-    """Two pictures that look alike."""
+    """Draw the icon: two pictures that look alike."""
     icon = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(icon)
     draw.rounded_rectangle((4, 4, 42, 42), 8, fill="#1f5fa8")

@@ -1,4 +1,4 @@
-"""Start the browser page: Streamlit's server, shut to everything but what the page needs."""
+"""Start of the browser page: Streamlit's server, closed to everything that the page does not need."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike.base.errors import LookalikeError
 
-MAX_MEGABYTES = 16  # of a picture
+MAX_MEGABYTES = 16  # size limit of a picture
 SETTINGS = {
     "browser.gatherUsageStats": "false",  # nobody is told anything
     "client.showErrorDetails": "none",  # a visitor need not see where our files lie; the terminal does
@@ -37,7 +37,7 @@ def run(port: int, host: str, options: dict[str, Path | None]) -> None:
 
 
 def how(port: int, host: str, options: dict[str, Path | None]) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the page, and its environment."""
+    """Make the command that serves the page, and its environment."""
     if find_spec("streamlit") is None:
         raise LookalikeError("Streamlit is not installed: pip install -r requirements/serve.txt")
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]

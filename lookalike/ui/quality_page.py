@@ -35,8 +35,10 @@ def show(opened: Opened) -> None:
     st.header("How good is this search?", anchor=False)
     measured = _read(places.metrics / "metrics.json")
     if not measured:
-        st.info(f"Nothing is measured yet: there is no {places.metrics / 'metrics.json'}. "
-                "Measure: `dvc repro evaluate`", icon=":material/straighten:")  # fmt: skip
+        st.info(
+            f"Nothing is measured yet: there is no {places.metrics / 'metrics.json'}. Measure: `dvc repro evaluate`",
+            icon=":material/straighten:",
+        )
     elif "unmeasurable" in measured:
         st.info(f"Quality cannot be measured: {measured['unmeasurable']}. The search works all the same.")
     else:
@@ -46,26 +48,32 @@ def show(opened: Opened) -> None:
 
 
 def _figures(opened: Opened, measured: dict[str, Any]) -> None:
-    """Cards, what they are about, and the table."""
+    """Draw the cards, their explanation, and the table."""
     queries, gallery = measured["queries"], measured["gallery"]
-    st.caption(f"{queries:,} queries were searched among {gallery:,} images, none of them itself. Under a figure: "
-               "where it would lie with other queries (95 % interval).")  # fmt: skip
+    st.caption(
+        f"{queries:,} queries were searched among {gallery:,} images, none of them itself. Under a figure: "
+        "where it would lie with other queries (95 % interval)."
+    )
     indexed = len(opened.gallery.state.names.paths)
     images = measured.get("images", indexed)
     if images != indexed:
-        st.warning(f"This was measured with {images:,} images, but {indexed:,} are indexed: another collection, or "
-                   "another day. Measure this one: `dvc repro evaluate`")  # fmt: skip
+        st.warning(
+            f"This was measured with {images:,} images, but {indexed:,} are indexed: another collection, or "
+            "another day. Measure this one: `dvc repro evaluate`"
+        )
     table = _table(opened.places.plots / "figures.csv")
     cards = [_card(name, meaning, measured[name], table) for name, meaning in CARDS if name in measured]
     st.html(f"{CARD_STYLE}{''.join(cards)}</dl>")
     if len(table):
         with st.expander("All figures"):
             intervals = zip(table["low"], table["high"], strict=True)
-            shown = pd.DataFrame({
-                "value": table["value"].map("{:.3f}".format),
-                "without refinement": table["raw"].map("{:.3f}".format),
-                "95 % interval": [f"{low:.3f} to {high:.3f}" for low, high in intervals],
-            })  # fmt: skip
+            shown = pd.DataFrame(
+                {
+                    "value": table["value"].map("{:.3f}".format),
+                    "without refinement": table["raw"].map("{:.3f}".format),
+                    "95 % interval": [f"{low:.3f} to {high:.3f}" for low, high in intervals],
+                }
+            )
             st.table(shown)
 
 
@@ -88,7 +96,7 @@ def _speed(latency: dict[str, Any]) -> None:
 
 
 def _pictures(folder: Path) -> None:
-    """The figures that are there: narrow ones in two columns, wide ones below each other."""
+    """Draw the figures that exist: narrow ones in two columns, wide ones below each other."""
     there = [figure for figure in FIGURES if (folder / figure.file).is_file()]
     columns = st.columns(2, gap="medium")
     for place, figure in enumerate(figure for figure in there if not figure.wide):

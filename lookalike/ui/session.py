@@ -1,10 +1,10 @@
-"""The collection that the page shows: opened once for all visitors, asked by one at a time."""
+"""The collection that the page shows, opened once for all visitors."""
 
 import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,17 +14,18 @@ from PIL import Image
 from lookalike.base.errors import LookalikeError
 from lookalike.collection.hits import Hit
 from lookalike.collection.picture_search import MAX_PIXELS, Pictures
+from lookalike.collection.query import Query
 from lookalike.collection.thumbnails import Missing, Thumbnails
 from lookalike.images import decode, decoder, previews
 from lookalike.ui.launch import MAX_MEGABYTES
 
-MAX_BYTES = MAX_MEGABYTES << 20  # of a picture
+MAX_BYTES = MAX_MEGABYTES << 20  # size limit of a picture
 REMEMBERED = 256  # embeddings of pictures, by their bytes
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything lies; see the options of `lookalike ui`."""
+    """The folders that the page reads; see the options of `lookalike ui`."""
 
     index: Path
     model: Path
@@ -35,12 +36,12 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is searched with: an image of the collection by its path, or a picture from outside by its content."""
+class Start:
+    """The start of a search: an image of the collection by its path, or a picture from outside by its content."""
 
     path: str = ""
     content: bytes = b""
-    thumbnail: bytes = b""  # of the content
+    thumbnail: bytes = b""  # JPEG of the content, small
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Answer:
 
 
 class Opened:
-    """Pictures, their thumbnails and what was embedded; safe to share between threads."""
+    """An open collection with thumbnails and remembered embeddings. Safe to share between threads."""
 
     def __init__(self, places: Places) -> None:
         """Open what lies in `places`."""
@@ -68,40 +69,37 @@ class Opened:
         # within OpenVINO, it would abort the process.
         threading.Thread(target=self._load_network, daemon=False).start()
 
-    def answer(
-        self, query: Query | None, k: int, min_similarity: float, label: str | None,
-        text: str | None = None, text_weight: float | None = None,
-    ) -> Answer:  # fmt: skip
-        """Search, by a text alone where there is no query; see Gallery.search and Gallery.similar."""
-        if query is None or query.path:
-            start = time.perf_counter()
-            if query is None:
-                hits = self.gallery.search(None, k, min_similarity, label, text)[0]
-            else:
-                own = self.gallery.tags is not None  # the image's own words, where none are typed
-                weight = text_weight if own or text is not None else None
-                hits = self.gallery.similar(query.path, k, min_similarity, label, text, weight)
-            return Answer(hits, None, time.perf_counter() - start)
-        vector, seconds = self._embed(query.content)
-        start = time.perf_counter()
-        weight = None if text is None else text_weight
-        hits = self.gallery.search(vector[np.newaxis], k, min_similarity, label, text, weight)[0]
-        return Answer(hits, seconds, time.perf_counter() - start)
+    def answer(self, start: Start | None, query: Query) -> Answer:
+        """Search, by the words alone where there is no start; see Gallery.search and Gallery.similar.
+
+        The weight is left out where there are no words that it would weigh.
+        """
+        path, content = (start.path, start.content) if start else ("", b"")
+        own = bool(path) and self.gallery.tags is not None  # an image has words of its own, where none are typed
+        if start is None or (query.text is None and not own):
+            query = replace(query, text_weight=None)
+        vector, seconds = self._embed(content) if content else (None, None)
+        begun = time.perf_counter()
+        if path:
+            hits = self.gallery.similar(path, query)
+        else:
+            hits = self.gallery.search(None if vector is None else vector[np.newaxis], query)[0]
+        return Answer(hits, seconds, time.perf_counter() - begun)
 
     def thumbnail(self, path: str) -> bytes | None:
-        """The small picture of an image of the collection; None where it cannot be read."""
+        """Return the thumbnail of an image of the collection; None where it cannot be read."""
         try:
             return self._thumbnails.of(path)
         except Missing:
             return None
 
     def label(self, path: str) -> str:
-        """The class of an image of the collection."""
+        """Return the class of an image of the collection."""
         state = self.gallery.state
         return state.path_and_label(state.row(path))[1]
 
     def labels(self) -> list[str]:
-        """Every class."""
+        """List every class."""
         state = self.gallery.state
         if self._labels[0] != state.number:
             self._labels = state.number, state.labels()
@@ -113,7 +111,7 @@ class Opened:
             self.pictures.embed(blank)
 
     def _embed(self, content: bytes) -> tuple[np.ndarray, float]:
-        """Embedding, float32 (D,), and the seconds it took when it was made."""
+        """Return the embedding, float32 (D,), and the seconds it took when it was made."""
         key = sha256(content).hexdigest()
         with self._network:
             if key not in self._embedded:
@@ -126,13 +124,13 @@ class Opened:
             return self._embedded[key]
 
 
-def query_from(content: bytes) -> Query:
+def start_from(content: bytes) -> Start:
     """Take a picture from a visitor, whatever it was called. Raises LookalikeError with the reason where it is none."""
     if not content:
         raise LookalikeError("The file is empty.")
     if len(content) > MAX_BYTES:
         raise LookalikeError(f"The file has {len(content) / 2**20:.0f} MB; {MAX_MEGABYTES} MB is the limit.")
     try:
-        return Query(content=content, thumbnail=decoder.shared().run(previews.thumbnail, content, MAX_PIXELS))
+        return Start(content=content, thumbnail=decoder.shared().run(previews.thumbnail, content, MAX_PIXELS))
     except decode.ImageError as error:
         raise LookalikeError(f"This file cannot be searched with: {error}.") from None

@@ -1,4 +1,4 @@
-"""Pictures that can be clicked, and a button to paste one: what Streamlit lacks, as components of a page of code each.
+"""Two components that Streamlit lacks: pictures that can be clicked, and a button to paste one.
 
 Names and labels go to the page as text, never as HTML.
 """
@@ -68,8 +68,14 @@ def show(
         if isinstance(answer, str):
             picked(answer)
 
-    data = {"kind": kind, "label": label, "status": status, "step": step, "follow": follow,
-            "tiles": [_as_json(tile) for tile in tiles]}  # fmt: skip
+    data = {
+        "kind": kind,
+        "label": label,
+        "status": status,
+        "step": step,
+        "follow": follow,
+        "tiles": [_as_json(tile) for tile in tiles],
+    }
     _tiles(key=key, data=data, on_picked_change=on_picked)
 
 

@@ -30,6 +30,7 @@ from lookalike.base.vectors import unit_length
 from lookalike.collection import verify
 from lookalike.collection.collection import Gallery
 from lookalike.collection.journal import FILE, Event, Journal
+from lookalike.collection.query import Query
 from lookalike.datasets import archive as tar_archive
 from lookalike.datasets import folder
 from lookalike.datasets.base import Settings
@@ -188,8 +189,8 @@ def ask(here: Path, changes: Path) -> None:
     """Open an index and search it."""
     try:
         gallery = Gallery(here, changes)
-        hits = gallery.search(np.ones((1, DIM), np.float32), 3)[0]
-        gallery.similar("03.png", 2)
+        hits = gallery.search(np.ones((1, DIM), np.float32), Query(3))[0]
+        gallery.similar("03.png", Query(2))
         gallery.state.labels()
     except LookalikeError as error:
         refused(error)

@@ -1,6 +1,8 @@
-"""Pictures that arrive together are embedded together: one thread, which takes all that wait, up to a number.
+"""Limits on requests under way, and the thread that embeds pictures in batches.
 
-A vector has the same bits whatever company it was embedded in (tests/test_api.py), so nobody's hits depend on it.
+Pictures that arrive together are embedded together, up to a number: at 8 connections /search gives 1.56 times as many
+answers as at 1 (docs/deploy.md). A vector has the same bits whatever company it was embedded in (tests/test_api.py), so
+nobody's hits depend on it.
 """
 
 import threading
@@ -13,10 +15,54 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike.api import problems
+from lookalike.api.metrics import Metrics
+from lookalike.api.problems import retry
 from lookalike.artifacts.descriptions import Embedding
 from lookalike.runtimes.registry import Embedder
 
+HELD_MOST = 512_000_000  # bytes of uploads in memory at one time
 PATIENCE = 0.005  # seconds that a batch waits: for pictures that are being decoded, or for as many as came last time
+
+
+class Place:
+    """A place among the requests under way, and the bytes that it holds in memory."""
+
+    def __init__(self, take: Callable[[int], None]) -> None:
+        self._take, self.held = take, 0
+
+    def holds(self, count: int) -> None:
+        """Count bytes that have arrived; raises Problem where all uploads together hold too many."""
+        self._take(count)
+        self.held += count
+
+
+class Admission:
+    """The places for requests under way; used by the event loop only."""
+
+    def __init__(self, places: int, metrics: Metrics) -> None:
+        self._places, self._metrics = places, metrics
+        self._taken = self._held = 0
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Take a place for a picture; raises Problem where none is free."""
+        if self._taken >= self._places:
+            raise retry(problems.QUEUE_FULL, f"{self._taken} requests are under way; try again")
+        self._taken += 1
+        self._metrics.under_way.set(self._taken)
+        place = Place(self._take)
+        try:
+            yield place
+        finally:
+            self._taken -= 1
+            self._held -= place.held
+            self._metrics.under_way.set(self._taken)
+
+    def _take(self, count: int) -> None:
+        if self._held + count > HELD_MOST:
+            raise retry(problems.QUEUE_FULL, "too many bytes of uploads are in memory; try again")
+        self._held += count
 
 
 @dataclass(frozen=True)
@@ -29,7 +75,7 @@ class Waiting:
 
 
 class Batcher:
-    """One thread that embeds."""
+    """A thread that embeds pictures in batches."""
 
     def __init__(
         self,
@@ -52,7 +98,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, embedding: Embedding, pixels: np.ndarray) -> "Future[np.ndarray]":
-        """Have a picture embedded, or, without pixels, the network loaded."""
+        """Queue a picture to be embedded, or, without pixels, the network to be loaded."""
         waiting = Waiting(embedding, pixels, Future())
         with self._change:
             self._waiting.append(waiting)
@@ -61,7 +107,7 @@ class Batcher:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Say that a picture is about to come."""
+        """Announce a picture, for which a batch may wait."""
         with self._change:
             self._decoding += 1
         try:
@@ -72,7 +118,7 @@ class Batcher:
                 self._change.notify()
 
     def close(self) -> None:
-        """Embed what waits, then end."""
+        """Embed the pictures that wait, then end the thread."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -115,7 +161,7 @@ class Batcher:
                     return batch
 
     def _together(self) -> bool:
-        """Whether there is nobody to wait for. Who asks one by one never waits; several in turn keep together."""
+        """Say whether a batch is complete: full, or nothing is being decoded and as many wait as came last time."""
         return len(self._waiting) >= self._most or (not self._decoding and len(self._waiting) >= self._last)
 
     def _network_of(self, embedding: Embedding) -> Embedder:

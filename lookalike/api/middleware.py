@@ -1,4 +1,4 @@
-"""Around the application: who may ask, what every answer carries, and a line and a figure for each."""
+"""Middleware: access control, headers of every answer, the access log and metrics."""
 
 import asyncio
 import hashlib
@@ -22,13 +22,13 @@ SECURE = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
     (b"referrer-policy", b"no-referrer"),
 ]
-LINGER_SECONDS = 1.0  # that a body is still received after its answer, so that the client gets to read it
+LINGER_SECONDS = 1.0  # seconds that a body is still received after its answer, so that the client can read it
 LINGER_BYTES = 1 << 20
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Gate:
-    """Lets nobody in without the token, under a foreign name, or from a foreign page."""
+    """Access control by token, by the host that a request names, and by the page that it comes from."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
@@ -53,12 +53,15 @@ class Gate:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(given.strip().encode()).digest()
         if scheme.lower() != "bearer" or not hmac.compare_digest(digest, self._token):
-            return Problem(problems.UNAUTHORIZED, "send the header Authorization: Bearer and the token",
-                           {"WWW-Authenticate": "Bearer"})  # fmt: skip
+            return Problem(
+                problems.UNAUTHORIZED,
+                "send the header Authorization: Bearer and the token",
+                {"WWW-Authenticate": "Bearer"},
+            )
         return None
 
     def _foreign(self, scope: Scope, headers: Headers, host: str) -> Problem | None:
-        """Without a token, any page in a browser on this machine could post a form here."""
+        """Refuse changes from other pages: any page in a browser on this machine could post a form here."""
         origin = headers.get("origin")
         if scope["method"] not in CHANGING or origin is None or origin in self._settings.origins:
             return None
@@ -68,7 +71,7 @@ class Gate:
 
 
 class Edge:
-    """Adds headers, reads on after an early answer, logs and counts."""
+    """Outermost layer: adds headers, reads on after an early answer, logs and counts."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, log: bool) -> None:
         self._app, self._metrics, self._log = app, metrics, log
@@ -122,7 +125,7 @@ class _Exchange:
         await self._send(message)
 
     async def _linger(self) -> None:
-        """A connection that is closed with bytes unread is reset, and the answer may be lost with it."""
+        """Read on for a while: a connection that is closed with bytes unread is reset, and the answer may be lost."""
         left = LINGER_BYTES
         try:
             async with asyncio.timeout(LINGER_SECONDS):
@@ -133,7 +136,13 @@ class _Exchange:
 
     def _write(self, method: str, seconds: float) -> None:
         client = self._scope.get("client") or ("", 0)
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "client": client[0], "method": method,
-                "path": self._scope["path"], "status": self._status, "bytes": self._bytes,
-                "ms": round(seconds * 1000, 1)}  # fmt: skip
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "client": client[0],
+            "method": method,
+            "path": self._scope["path"],
+            "status": self._status,
+            "bytes": self._bytes,
+            "ms": round(seconds * 1000, 1),
+        }
         sys.stderr.write(json.dumps(line) + "\n")
