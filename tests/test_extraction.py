@@ -260,7 +260,7 @@ def test_with_its_mirror_image_an_embedding_is_the_mean_of_both(tmp_path: Path) 
 def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", "NASNetMobile", "normal_concat_3")
     for name in registry.RUNTIMES:
-        with pytest.raises(LookalikeError, match=r"NASNetMobile takes pictures of 224 pixels a side only, .* is 64"):
+        with pytest.raises(LookalikeError, match=r"NASNetMobile accepts only images of 224 pixels a side, .* is 64"):
             registry.runtime(name).load(folder, 64, 1, "float32")
     assert registry.openvino.load(folder, 224, 1, "float32")(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 264)
 
@@ -748,14 +748,17 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "int8"}, "extract.precision is int8, which is calibrated on images; set images apart"),
+        ({"precision": "int8"}, "extract.precision is int8, which needs calibration images; set images apart"),
         ({"precision": "int8", "calibration": "none.npy"}, "extract.calibration none.npy: there is no such file"),
         ({"precision": "int8", "calibration": "params.yaml"}, "extract.calibration params.yaml is not a readable .npy"),
         (
             {"precision": "int8", "calibration": "data/processed/labels.npy"},
             r"is \(600,\), not uint8 \(n, 64, 64, 3\)",
         ),
-        ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
+        (
+            {"precision": "int8", "runtime": "tensorflow"},
+            "extract.runtime=tensorflow does not have; set the runtime to openvino",
+        ),
         ({"runtime": "onnx"}, "extract.runtime is 'onnx': expected 'auto', 'tensorflow' or 'openvino'"),
         ({"batch_size": -1}, "extract.batch_size is -1: expected int >= 0"),
     ],

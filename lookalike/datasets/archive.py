@@ -23,8 +23,8 @@ def tar_files(archive: IO[bytes], name: str) -> Iterator[tuple[PurePosixPath, by
     name     the archive's name in error messages.
 
     Raises LookalikeError at the first member that is a link or a device, or whose path is absolute, contains `..` or is
-    not UTF-8, and when a file has more than FILE_MOST bytes, the archive unpacks to more than UNPACKED_MOST bytes, or it
-    has more than HEADERS_MOST headers.
+    not UTF-8, and if a file has more than FILE_MOST bytes, the unpacked archive more than UNPACKED_MOST bytes, or the
+    archive more than HEADERS_MOST headers.
     """
     headers = 0
 
