@@ -428,7 +428,7 @@ def test_a_file_that_another_program_holds_is_read_if_it_may_be(
         with EmbeddingCache(RECIPE, told.append) as kept:
             assert len(kept.get(keys_of(50))) == known
             kept.put(keys_of(51)[50], vectors(51)[50])
-    assert len(told) == 1 and "nothing can be kept there (database is locked)" in told[0]
+    assert len(told) == 1 and "nothing can be saved there (database is locked)" in told[0]
     assert "set LOOKALIKE_CACHE to a folder that is" in told[0]
     assert found([], 51) == 50  # as it was
 
@@ -503,7 +503,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
         done = unshared(f"mount -t tmpfs -o size=1m none {cache_folder} && {run}; status=$?; "
                         f"ls {cache_folder}/embeddings; exit $status")  # fmt: skip
         assert done.returncode == 1 and "to the end" not in done.stdout
-        assert re.search(r"^extract: error: .*the disk is full\. What was embedded until now is kept", done.stderr)
+        assert re.search(r"^extract: error: .*the disk is full\. The embeddings computed so far are kept", done.stderr)
         assert done.stderr.count("\n") == 1 and ".sqlite" in done.stdout
         return
     else:
