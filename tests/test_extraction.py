@@ -461,7 +461,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     script.write_text(
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "from cache_rows import RECIPE, keys_of, vectors\n"
-        "from lookalike.embedding_cache import EmbeddingCache\n"
+        "from lookalike.extraction.cache import EmbeddingCache\n"
         "with EmbeddingCache(RECIPE, print) as cache:\n"
         "    for key, row in list(zip(keys_of(50), vectors(50)))[int(sys.argv[3])::2]:\n"
         "        cache.put(key, row); cache.commit()\n"
@@ -478,7 +478,7 @@ import sys; sys.path[:0] = [{here!r}, {root!r}]
 import numpy as np
 from cache_rows import RECIPE
 from lookalike.base import script
-from lookalike.embedding_cache import EmbeddingCache, Recipe
+from lookalike.extraction.cache import EmbeddingCache, Recipe
 def main():
     with EmbeddingCache(RECIPE, lambda text: print('told:', text)) as cache:
         for number in range(40_000):
@@ -513,7 +513,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
         done = unshared(f"{read_only(cache_folder)} && {run}")
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
-    assert len(told) == 1 and "nothing can be kept there" in told[0] and "LOOKALIKE_CACHE" in told[0]
+    assert len(told) == 1 and "nothing can be saved there" in told[0] and "LOOKALIKE_CACHE" in told[0]
     assert "to the end" in done.stdout
 
 
