@@ -665,7 +665,9 @@ EXTRACT = ("python", "stages/extract.py", "data/processed", "data/model", "data/
 
 def known(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
     """Images, and how many of them were known before, as the stage says."""
-    count, before = re.search(r"extract: (\d+) images, (\d+) of them from the cache or twins", done.stderr).groups()
+    count, before = re.search(
+        r"extract: (\d+) images, (\d+) of them from the cache or duplicates", done.stderr
+    ).groups()
     return int(count), int(before)
 
 

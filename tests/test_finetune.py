@@ -509,7 +509,7 @@ def test_dvclive_missing_is_said(here: Project, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        "dvclive, which keeps a training's curves, is not installed: pip install -r requirements-finetune"
+        "dvclive, which records the training's curves, is not installed: pip install -r requirements-finetune"
         in done.stderr
     )
 

@@ -21,8 +21,16 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
 UNUSED = "data/none"  # placeholder for "no file" in params.yaml, because DVC needs a tracked path
 SECTIONS = (
-    "download", "preprocess", "model", "extract", "index", "finetune", "protocol", "evaluate", "benchmark",
-)  # fmt: skip
+    "download",
+    "preprocess",
+    "model",
+    "extract",
+    "index",
+    "finetune",
+    "protocol",
+    "evaluate",
+    "benchmark",
+)
 
 
 AnySection = TypeVar("AnySection", bound=Section)

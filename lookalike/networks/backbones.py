@@ -107,9 +107,15 @@ def save(
     for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
         fingerprint.update((folder / name).read_bytes())
     network = Network(
-        backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params(),
-        fingerprint.hexdigest(), mirror,
-    )  # fmt: skip
+        backbone,
+        weights,
+        model.layers[-1].name,
+        pooling,
+        model.output.shape[-1],
+        model.count_params(),
+        fingerprint.hexdigest(),
+        mirror,
+    )
     from lookalike.networks.openvino_setup import convert  # imported here because loading with Keras does not need it
     from lookalike.networks.openvino_setup import save as save_openvino
 

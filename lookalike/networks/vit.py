@@ -67,16 +67,25 @@ def _text_settings(tower: Tower) -> dict[str, int]:
     text = tower.text
     assert text  # noqa: S101  every tower of these two families has a text tower
     return {
-        "vocabulary_size": text.vocabulary, "max_sequence_length": text.length, "embedding_dim": text.dim,
-        "hidden_dim": text.dim, "num_layers": text.layers, "num_heads": text.heads, "intermediate_dim": text.mlp,
-    }  # fmt: skip
+        "vocabulary_size": text.vocabulary,
+        "max_sequence_length": text.length,
+        "embedding_dim": text.dim,
+        "hidden_dim": text.dim,
+        "num_layers": text.layers,
+        "num_heads": text.heads,
+        "intermediate_dim": text.mlp,
+    }
 
 
 def from_preset(name: str) -> keras.Model:
     """Download a network with its trained weights, verified by KerasHub."""
     models, tower = library(), TOWERS[name]
-    kinds = {"vit": models.ViTBackbone, "dinov2": models.DINOV2Backbone, "clip": models.CLIPBackbone,
-             "siglip": models.SigLIPBackbone}  # fmt: skip
+    kinds = {
+        "vit": models.ViTBackbone,
+        "dinov2": models.DINOV2Backbone,
+        "clip": models.CLIPBackbone,
+        "siglip": models.SigLIPBackbone,
+    }
     kind = kinds[tower.family]
     if name not in kind.presets:
         raise LookalikeError(

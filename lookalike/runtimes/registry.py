@@ -8,8 +8,17 @@ from lookalike.runtimes import openvino, tensorflow
 from lookalike.runtimes.base import Choice, Embedder, Name, OutOfMemory, Precision, Runtime
 
 __all__ = [
-    "Choice", "Embedder", "Name", "OutOfMemory", "Precision", "Runtime", "chosen", "openvino", "runtime", "tensorflow",
-]  # fmt: skip
+    "Choice",
+    "Embedder",
+    "Name",
+    "OutOfMemory",
+    "Precision",
+    "Runtime",
+    "chosen",
+    "openvino",
+    "runtime",
+    "tensorflow",
+]
 
 RUNTIMES: dict[Name, Runtime] = {"tensorflow": tensorflow, "openvino": openvino}
 

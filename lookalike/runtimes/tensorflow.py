@@ -19,9 +19,14 @@ from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
 GPU_LIBRARIES = "pip install -r requirements-gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
-    "runtimes/tensorflow.py", "networks/backbones.py", "networks/vit_presets.py", "networks/vit.py",
-    "networks/keras_setup.py", "extraction/extractor.py", "extraction/company.py",
-)  # fmt: skip
+    "runtimes/tensorflow.py",
+    "networks/backbones.py",
+    "networks/vit_presets.py",
+    "networks/vit.py",
+    "networks/keras_setup.py",
+    "extraction/extractor.py",
+    "extraction/company.py",
+)
 
 
 def load(
