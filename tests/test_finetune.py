@@ -546,8 +546,8 @@ def test_a_killed_training_ends_in_the_same_bytes(home: Project, tmp_path: Path)
         if process.poll() is None:
             process.kill()
             kills += 1
-        resumed |= "goes on in epoch" in process.communicate()[1]
-    resumed |= "goes on in epoch" in run("killed")
+        resumed |= "resumed in epoch" in process.communicate()[1]
+    resumed |= "resumed in epoch" in run("killed")
     assert kills >= 2 and resumed
     names = ("model.weights.h5", "architecture.json", "model.json", "network.bin")
     for name in names:
