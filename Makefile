@@ -11,6 +11,7 @@
 # make browser  install Chromium for the tests of the browser page, which skip without; root and apt-get
 # make report BASE=main  run the pipeline, and write what differs from BASE into report/: stages, settings, figures, curves
 # make comment PR=12     put that report under a pull request, with CML; needs npx, and a token of GitHub in REPO_TOKEN
+# make lock   pin what pyproject.toml names, in requirements.txt and requirements/; LOCK=--upgrade for newer versions
 # make audit  ask the Python Packaging Advisory Database about every pinned package; needs the internet
 # make sbom   list what is installed from where, as CycloneDX JSON in sbom/
 #
@@ -24,8 +25,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 AUDIT := .venv/audit/bin
 # A file of tests is one process's, so that what its tests share is made once; long files come first (tests/conftest.py).
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
 BASE ?= main
 REAL ?= ../shared/data
+LOCK :=
 CML := @dvcorg/cml@0.20.0
 FILES := $(shell git ls-files --cached --others --exclude-standard | grep -v ' ')
 # A file that is added or deleted changes this name, so that what passed is what is here.
@@ -41,7 +44,7 @@ $(RUN) ruff format --check .
 $(RUN) mypy
 endef
 
-.PHONY: all serve test check real coverage mutants reproduce anywhere browser report comment audit sbom image clean
+.PHONY: all serve test check real coverage mutants reproduce anywhere browser report comment lock audit sbom image clean
 .DELETE_ON_ERROR:
 
 all: .venv/pipeline
@@ -55,7 +58,7 @@ serve: .venv/serve
 	$(RUN) lookalike serve
 
 image:
-	$(PYTHON) docker/check.py
+	$(PYTHON) deploy/check.py
 
 check: .venv/pipeline .venv/dev
 	$(CHECKS)
@@ -105,22 +108,22 @@ mutants: .venv/proof
 	$(RUN) python proof/suite/mutants.py
 
 .venv/pipeline: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other): make PYTHON=python3.12")'
+	@$(SUPPORTED)
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes --requirement requirements.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/serve: requirements-serve.txt .venv/pipeline
-	$(INSTALL) --require-hashes --requirement requirements-serve.txt
+.venv/serve: requirements/serve.txt .venv/pipeline
+	$(INSTALL) --require-hashes --requirement requirements/serve.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt .venv/pipeline
-	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+.venv/dev: requirements/dev.txt .venv/pipeline
+	$(INSTALL) --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
-.venv/proof: requirements-proof.txt .venv/dev
-	$(INSTALL) --require-hashes --requirement requirements-proof.txt
+.venv/proof: requirements/proof.txt .venv/dev
+	$(INSTALL) --require-hashes --requirement requirements/proof.txt
 	@touch $@
 
 # What cannot be pulled is computed.
@@ -134,19 +137,23 @@ comment:
 	    --driver github --repo "$$GITHUB_SERVER_URL/$$GITHUB_REPOSITORY" report/report.md
 
 # Apart: its packages need no agreement with ours.
-.venv/audit/made: requirements-audit.txt .venv/pipeline
+.venv/audit/made: requirements/audit.txt
+	@$(SUPPORTED)
 	$(PYTHON) -m venv .venv/audit
-	$(AUDIT)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-audit.txt
+	$(AUDIT)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
 	@touch $@
+
+lock: .venv/audit/made
+	PATH="$(CURDIR)/$(AUDIT):$$PATH" python requirements/lock.py $(LOCK)
 
 # --strict: a package that the database does not know is a failure, not silence.
 audit: .venv/audit/made
-	for file in requirements*.txt docker/requirements.txt space/requirements.txt; do echo "$$file"; \
+	for file in requirements.txt requirements/*.txt; do echo "$$file"; \
 	    $(AUDIT)/pip-audit --strict --disable-pip --require-hashes --requirement $$file || exit 1; done
 
 sbom: .venv/audit/made
 	mkdir -p sbom
-	for file in requirements*.txt docker/requirements.txt space/requirements.txt; do \
+	for file in requirements.txt requirements/*.txt; do \
 	    $(AUDIT)/cyclonedx-py requirements $$file --pyproject pyproject.toml --output-reproducible \
 	    --output-file sbom/$$(echo $${file%.txt} | tr / -).cdx.json || exit 1; done
 

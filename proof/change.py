@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from lookalike.base.files import remove
 from proof.reproduce import TIMED
 
-TIMES = ("Latency", "Operating curve")  # two runs' times cannot be compared
+TIMES = ("plots/latency.csv", "plots/operating_curve.csv")  # two runs' times cannot be compared
 Lock = dict[str, Any]
 
 
@@ -84,12 +84,12 @@ def plots(base: str, folder: Path) -> list[str]:
     shown = []
     for plot in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["plots"]:
         name, settings = next(iter(plot.items())) if isinstance(plot, dict) else (plot, None)
-        if settings is None or name in TIMES or not run("git", "diff", base, "--", *settings["y"]):
+        if settings is None or name in TIMES or not run("git", "diff", base, "--", name):
             continue
         drawn = run("dvc", "plots", "diff", base, "--targets", name, "--show-vega")
-        file = f"{name.lower().replace(' ', '_')}.png"
+        file = f"{Path(name).stem}.png"
         (folder / file).write_bytes(vl_convert.vegalite_to_png(json.loads(drawn)))
-        shown += [f"![{name}]({file})", ""]
+        shown += [f"![{settings['title']}]({file})", ""]
     return shown or ["No curve differs."]
 
 

@@ -3,7 +3,8 @@
 Reads   data/features                   embeddings, paths and labels
         data/index                      the settings of the index
         data/processed                  the files' hashes, which decide the split
-Writes  metrics/latency.json            p50, p95, p99 in ms of one query at a time; recall@10; memory in bytes; machine
+Writes  metrics/latency.json            a list of one object: p50, p95, p99 in ms of one query at a time; recall@10;
+                                        memory in bytes; machine
         plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index
         plots/operating_curve.csv       method, effort, recall, milliseconds: the price of a higher recall
         plots/operating_curve.png       the same as a plot
@@ -122,7 +123,7 @@ def main() -> None:
             f"recall@{k} {recall:.4f} against exact search of the same vectors",
         )
     report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
-    write_json(args.metrics, report)
+    write_json(args.metrics, [report])  # a list, because DVC would read each number of an object as a metric
     with new_files(args.plots, "benchmark") as folder:
         for file, content in {"latency": table(seconds, name), "operating_curve": curve}.items():
             content.to_csv(folder / f"{file}.csv", index=False, lineterminator="\n")

@@ -69,7 +69,7 @@ def main() -> None:
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
         **({"tagged": len(texts)} if texts else {}),
-        "files": files,
+        "files": [files],  # in a list, so that DVC reads no metrics from it
     }
     write_json(args.index.with_suffix(".json"), trace)
     looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"

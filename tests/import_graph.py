@@ -94,3 +94,9 @@ def nodes(text: str) -> list[ast.AST]:
 
 def _name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def explained_only(file: str) -> bool:
+    """Whether a file is the docstring of a package, which no stage can depend on."""
+    body = ast.parse((ROOT / file).read_text()).body if file.endswith("__init__.py") else [ast.Pass()]
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)

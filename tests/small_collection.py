@@ -100,7 +100,7 @@ def write_index(
             rows = {paths.index(path): text for path, text in sorted(texts.items())}
             Tags.fit(rows, weight).save(partial, texts)
         files = digests(partial)
-    write_json(folder.with_suffix(".json"), {"files": files})
+    write_json(folder.with_suffix(".json"), {"files": [files]})
 
 
 def _write_model(folder: Path) -> None:

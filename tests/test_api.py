@@ -653,7 +653,7 @@ def test_without_its_packages_serve_says_what_to_install(where: Where) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 1
-    expected = "lookalike: error: fastapi is not installed: pip install -r requirements-serve.txt\n"
+    expected = "lookalike: error: fastapi is not installed: pip install -r requirements/serve.txt\n"
     assert done.stderr == expected
 
 

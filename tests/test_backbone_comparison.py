@@ -22,7 +22,7 @@ SMALL = [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("keras_hub"), reason="KerasHub is not installed: pip install -r requirements-vit.txt")
+@pytest.mark.skipif(not find_spec("keras_hub"), reason="KerasHub is not installed: pip install -r requirements/vit.txt")
 def test_two_backbones_go_through_the_graph(project: Project, tmp_path: Path) -> None:
     clone = tmp_path / "scratch"
     words = [word for setting in SMALL for word in ("--set", setting)]

@@ -55,7 +55,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_keras_is_imported_without_what_it_would_take_along() -> None:
     """A third of the time; whoever needs these packages afterwards has them."""
     script = (
-        "import sys, lookalike.tf;"
+        "import sys, lookalike.networks.keras_setup;"
         "print({'sklearn', 'matplotlib', 'pandas', 'IPython'} & set(sys.modules));"
         "import matplotlib, pandas"
     )
@@ -227,10 +227,10 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said(
     with pytest.raises(LookalikeError, match=on_the_cpu):
         tensorflow.load(tmp_path, 64, 4, "float32")
     assert capsys.readouterr().err == (
-        "extract: NVIDIA H100 is not used; for TensorFlow to use it: pip install -r requirements-gpu.txt\n"
+        "extract: NVIDIA H100 is not used; for TensorFlow to use it: pip install -r requirements/gpu.txt\n"
     )
     monkeypatch.setattr(tensorflow, "_cuda", lambda: ["nvidia-cudnn-cu12 9.1"])
-    advice = r"does not see NVIDIA H100, though .*nvidia-smi.*requirements-gpu\.txt.*CUDA_VISIBLE_DEVICES=-1"
+    advice = r"does not see NVIDIA H100, though .*nvidia-smi.*requirements/gpu\.txt.*CUDA_VISIBLE_DEVICES=-1"
     with pytest.raises(LookalikeError, match=advice):
         tensorflow.load(tmp_path, 64, 4, "float32")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")

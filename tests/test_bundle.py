@@ -197,13 +197,13 @@ def test_thumbnails_that_are_not_those_of_the_index_are_named(built: Built, tmp_
     folder.mkdir()
     file = folder / thumbnails.FILE
     thumbnails.write(["red/04.jpg"], lambda path: built.picture(path).read_bytes(), folder, lambda: None)
-    write_json(tmp_path / "thumbnails.json", {"files": files.digests(folder)})
+    write_json(tmp_path / "thumbnails.json", {"files": [files.digests(folder)]})
     shown = Thumbnails(gallery, folder)
     assert Image.open(io.BytesIO(shown.of("red/04.jpg"))).format == "JPEG"
     with pytest.raises(Missing, match=rf"red/03\.jpg: {file} has no picture of it; make the bundle anew: lookalike"):
         shown.of("red/03.jpg")
     file.write_bytes(b"no database")
-    write_json(tmp_path / "thumbnails.json", {"files": files.digests(folder)})
+    write_json(tmp_path / "thumbnails.json", {"files": [files.digests(folder)]})
     with pytest.raises(Missing, match=rf"{file} cannot be read \(file is not a database\); make the bundle anew"):
         Thumbnails(gallery, folder).of("red/04.jpg")
 
@@ -221,7 +221,7 @@ def test_a_bundle_that_was_changed_is_not_replaced(built: Built, tmp_path: Path)
 
 
 def test_a_server_shows_the_pictures_of_the_bundle_that_is_there_now(built: Built, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="pip install -r requirements-serve.txt")
+    pytest.importorskip("fastapi", reason="pip install -r requirements/serve.txt")
     from lookalike.api.served import stored
 
     assert bundled().exit_code == 0
@@ -231,7 +231,7 @@ def test_a_server_shows_the_pictures_of_the_bundle_that_is_there_now(built: Buil
     shutil.rmtree(folder)
     folder.mkdir()
     thumbnails.write(gallery.state.names.paths.tolist(), lambda path: b"another", folder, lambda: None)
-    write_json(verify.trace_of(folder), {"files": files.digests(folder)})
+    write_json(verify.trace_of(folder), {"files": [files.digests(folder)]})
     after = stored(gallery.state, gallery.journal, 0, folder)
     assert after.read() == b"another" and after.tag(None) != before.tag(None)
 

@@ -1,6 +1,6 @@
 """What is deployed: the images' recipes agree with the project, and their packages suffice for what they serve.
 
-The images themselves are built and asked by docker/check.py, `make image`, which takes minutes.
+The images themselves are built and asked by deploy/check.py, `make image`, which takes minutes.
 """
 
 import json
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ from proof.patience import patience
 
 pytestmark = pytest.mark.slow  # servers with the pinned packages alone
 
-DOCKERFILES = [ROOT / "Dockerfile", ROOT / "space/Dockerfile"]
-SERVING = [ROOT / "docker/requirements.txt", ROOT / "space/requirements.txt"]
+DOCKERFILES = [ROOT / "deploy/Dockerfile", ROOT / "deploy/space/Dockerfile"]
+SERVING = [ROOT / "requirements/container.txt", ROOT / "requirements/space.txt"]
 PAGE = (ROOT / "docs/deploy.md").read_text()
 
 
@@ -95,16 +96,16 @@ def running(command: list[str], environment: dict[str, str], look: str, log: Pat
 # --- the recipes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("requirements", SERVING, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("requirements", SERVING, ids=lambda path: path.stem)
 def test_what_serves_is_pinned_as_it_is_tested(requirements: Path) -> None:
-    tested = pins(ROOT / "requirements-serve.txt") | pins(ROOT / "requirements.txt")
+    tested = pins(ROOT / "requirements/serve.txt") | pins(ROOT / "requirements.txt")
     pinned = pins(requirements)
-    assert {name: tested.get(name) for name in pinned} == pinned, "compile it anew: its first lines say how"
+    assert {name: tested.get(name) for name in pinned} == pinned, "compile it anew: make lock"
     every = requirements.read_text().count("==")
     assert requirements.read_text().count("\\\n    --hash=sha256:") >= every - requirements.read_text().count("== '")
     assert not {"tensorflow", "keras", "dvc", "scikit-learn", "scipy", "nncf", "matplotlib", "pip"} & set(pinned)
-    wanted = re.findall(r"^([a-z][\w-]+)", requirements.with_suffix(".in").read_text(), re.MULTILINE)
-    assert set(map(normal, wanted)) <= set(pinned)
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][requirements.stem]
+    assert {normal(re.match(r"[\w-]+", name).group()) for name in wanted} <= set(pinned)
 
 
 def test_the_recipes_name_versions_that_the_project_has() -> None:
@@ -119,10 +120,11 @@ def test_the_recipes_name_versions_that_the_project_has() -> None:
 
 
 def test_what_the_dockerfile_copies_is_there_and_not_ignored(tmp_path: Path) -> None:
-    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    lines = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
+    let_through = [line[1:] for line in lines if line.startswith("!")]
     for pattern in let_through:
         assert list(ROOT.glob(pattern)), pattern
-    copied = [value.split()[:-1] for name, value in instructions(ROOT / "Dockerfile") if name == "COPY"]
+    copied = [value.split()[:-1] for name, value in instructions(ROOT / "deploy/Dockerfile") if name == "COPY"]
     for source in [source for sources in copied if not sources[0].startswith("--from") for source in sources]:
         assert source == "." or source in let_through, source
     # What DVC reads of the stages that the recipe runs.
@@ -139,7 +141,7 @@ def test_nobody_is_root_and_health_is_looked_at() -> None:
         last = dict(served(path))
         assert int(last["USER"]) > 0
         assert not any("pip" in value for name, value in served(path) if name == "RUN")
-    last = dict(served(ROOT / "Dockerfile"))
+    last = dict(served(ROOT / "deploy/Dockerfile"))
     assert "/opt/lookalike/health.py" in last["HEALTHCHECK"]
     command = json.loads(last["ENTRYPOINT"])
     assert command[:2] == ["lookalike", "serve"]
@@ -149,7 +151,7 @@ def test_nobody_is_root_and_health_is_looked_at() -> None:
 
 def test_health_tells_well_from_ill(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    ask = [sys.executable, str(ROOT / "docker/health.py"), f"{address}/"]
+    ask = [sys.executable, str(ROOT / "deploy/health.py"), f"{address}/"]
     proxy = {"http_proxy": "http://127.0.0.1:9"}  # is not asked
     down = subprocess.run(ask, env={**os.environ, **proxy}, capture_output=True, text=True, check=False)
     assert (down.returncode, down.stderr.startswith(address)) == (1, True)
@@ -159,7 +161,7 @@ def test_health_tells_well_from_ill(tmp_path: Path) -> None:
 
 
 def test_the_front_matter_of_the_space() -> None:
-    _, head, _ = (ROOT / "space/README.md").read_text().split("---\n", 2)
+    _, head, _ = (ROOT / "deploy/space/README.md").read_text().split("---\n", 2)
     said = yaml.safe_load(head)
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {said["colorFrom"], said["colorTo"]} <= colours
@@ -167,8 +169,8 @@ def test_the_front_matter_of_the_space() -> None:
     assert said["license"] == "mit"
     assert len(said["short_description"]) <= 60
     assert not said["emoji"].isascii()
-    exposed = dict(served(ROOT / "space/Dockerfile"))["EXPOSE"]
-    assert f'PORT = "{said["app_port"]}"' in (ROOT / "space/app.py").read_text()
+    exposed = dict(served(ROOT / "deploy/space/Dockerfile"))["EXPOSE"]
+    assert f'PORT = "{said["app_port"]}"' in (ROOT / "deploy/space/app.py").read_text()
     assert int(exposed) == said["app_port"]
     assert set(said) <= {"title", "emoji", "colorFrom", "colorTo", "sdk", "app_port", "pinned", "license",
                          "short_description"}  # fmt: skip
@@ -178,7 +180,7 @@ def test_the_page_names_files_targets_and_options_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make (\w+)`|^make (\w+)", PAGE, re.MULTILINE):
         assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE), target
-    for path in re.findall(r"`((?:docker|space)/[\w./]+)`", PAGE):
+    for path in re.findall(r"`((?:deploy|requirements)/[\w./]+)`", PAGE):
         assert (ROOT / path).exists(), path
     for command, rest in re.findall(r"^lookalike (\w+)(.*)$", PAGE, re.MULTILINE):
         known = {option for parameter in app.commands[command].params for option in parameter.opts}
@@ -189,8 +191,8 @@ def test_the_page_names_files_targets_and_options_that_exist() -> None:
 
 
 def test_a_bundle_is_served_with_the_pinned_packages_alone(bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install -r requirements-serve.txt")
-    environment = {**hook(tmp_path, ROOT / "docker/requirements.txt"), "LOOKALIKE_CACHE": str(tmp_path / "cache")}
+    pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install -r requirements/serve.txt")
+    environment = {**hook(tmp_path, ROOT / "requirements/container.txt"), "LOOKALIKE_CACHE": str(tmp_path / "cache")}
     environment["LOOKALIKE_TOKEN"] = ""
     picture = tmp_path / "photo.jpg"
     small_collection.coloured("green", 999).save(picture)
@@ -216,13 +218,14 @@ def test_a_bundle_is_served_with_the_pinned_packages_alone(bundle: Path, tmp_pat
 
 
 def test_the_space_shows_a_bundle_with_the_pinned_packages_alone(bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
-    done = subprocess.run([ROOT / "space/assemble.sh", bundle, tmp_path / "space"], check=True, capture_output=True)
+    pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements/serve.txt")
+    assemble = ROOT / "deploy/space/assemble.sh"
+    done = subprocess.run([assemble, bundle, tmp_path / "space"], check=True, capture_output=True)
     assert not done.stderr
-    copied = [value.split() for name, value in instructions(ROOT / "space/Dockerfile") if name == "COPY"]
+    copied = [value.split() for name, value in instructions(ROOT / "deploy/space/Dockerfile") if name == "COPY"]
     for source in [words[0] for words in copied if not words[0].startswith("--from")]:
         assert (tmp_path / "space" / source).exists(), source
-    environment = {**hook(tmp_path, ROOT / "space/requirements.txt"), "LOOKALIKE_CACHE": str(tmp_path / "cache")}
+    environment = {**hook(tmp_path, ROOT / "requirements/space.txt"), "LOOKALIKE_CACHE": str(tmp_path / "cache")}
     environment["PYTHONPATH"] = environment["PYTHONPATH"].replace(str(ROOT), str(tmp_path / "space"))
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"
@@ -230,7 +233,7 @@ def test_the_space_shows_a_bundle_with_the_pinned_packages_alone(bundle: Path, t
         "page = AppTest.from_file('lookalike/ui/app.py', default_timeout=600).run()\n"
         "assert not page.exception and not page.error, page\n"
         "assert '24 images in 3 classes' in page.caption[0].value\n"
-        "from pathlib import Path; from lookalike.ui.opened import Opened, Places, query_from\n"
+        "from pathlib import Path; from lookalike.ui.session import Opened, Places, query_from\n"
         "opened = Opened(Places(*(Path('bundle') / name for name in 'index model changes thumbnails m p'.split())))\n"
         "print(opened.answer(query_from(Path(sys.orig_argv[-1]).read_bytes()), 1, -1, None).hits[0].label)\n"
         "import lookalike.ui.quality_page"

@@ -14,11 +14,13 @@ import click
 import pytest
 import yaml
 from import_graph import ROOT
+from test_graph import FLOORS
 
 from lookalike import cli
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HEAD = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*HEAD, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_figures_of_the_readme_are_those_of_the_last_run() -> None:
@@ -144,6 +146,38 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_every_page_is_listed_once() -> None:
+    listed = re.findall(r"^\| \[[^]]+\]\(([^)]+\.md)\)", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    files = {(ROOT / "docs" / name).resolve() for name in listed}
+    assert files == set(PAGES) - {ROOT / "docs/README.md", ROOT / "CHANGELOG.md"}
+
+
+def test_files_that_contributors_are_sent_to_exist() -> None:
+    """And so do the functions and constants that are named with them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "docs/glossary.md").read_text()
+    places = r"(?:lookalike|stages|tests|docs|proof|benchmarks)/[\w./-]*"
+    files = set(re.findall(rf"`({places})`", text))
+    assert len(files) > 40
+    for file in files:
+        assert (ROOT / file).exists(), file
+    for names, file in re.findall(rf"((?:`\w+`(?:, | and )?)+) in `({places}\.py)`", text):
+        for name in re.findall(r"\w+", names.replace(" and ", " ")):
+            assert re.search(rf"^(?:def |class )?{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{name}: {file}"
+
+
+def test_contributors_are_told_the_floors() -> None:
+    line = re.search(r"^4\. (.*?)^5\. ", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    assert tuple(re.findall(r"`(\w+)`", line)) == FLOORS
+
+
+def test_pre_commit_runs_the_checks_of_make() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = re.search(r"^define CHECKS\n(.*?)^endef", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)[1]
+    expected = checks.replace("$(RUN) ", ".venv/bin/").splitlines()
+    assert [hook["entry"] for hook in hooks] == [*expected, "make check"]
 
 
 def test_what_dvc_pull_fetches_is_in_the_repository() -> None:

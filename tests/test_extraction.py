@@ -204,7 +204,7 @@ def test_places_are_mostly_filled() -> None:
     ("gpu", "libraries", "seen", "precision", "expected", "said"),
     [
         ([], [], False, "float32", "openvino", ""),
-        (["NVIDIA H100"], [], False, "float32", "openvino", "H100 is not used; .*requirements-gpu.txt"),
+        (["NVIDIA H100"], [], False, "float32", "openvino", "H100 is not used; .*requirements/gpu.txt"),
         (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], True, "float32", "tensorflow", ""),
         (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], True, "int8", "openvino", ""),
         (["NVIDIA H100"], ["nvidia-cudnn-cu12 9"], False, "float32", "openvino", "H100 is not used: .*nvidia-smi"),

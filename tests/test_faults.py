@@ -96,7 +96,7 @@ def test_an_interrupted_stage_ends_as_a_shell_expects_and_says_nothing(capsys: p
 
 def test_a_trace_that_was_cut_off_is_named(tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text('{"dataset": "dig')
-    with pytest.raises(LookalikeError, match=r"raw.json is no trace of a stage; make it anew: dvc repro"):
+    with pytest.raises(LookalikeError, match=r"raw.json is not the trace of a stage; make it anew: dvc repro"):
         page.write_evaluation(tmp_path, {}, {}, tmp_path)
 
 

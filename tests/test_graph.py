@@ -1,6 +1,5 @@
 """Every dvc.yaml says all that a stage depends on, reads and writes, and nothing else."""
 
-import ast
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import confined
 import pytest
 import yaml
 from conftest import copy_project
-from import_graph import ROOT, named_files, named_imports, project_files, sections_read
+from import_graph import ROOT, explained_only, named_files, named_imports, project_files, sections_read
 from test_pipeline import small
 
 from proof.effects.graph import Stage, stages
@@ -39,12 +38,6 @@ def listed_files(stage: Stage) -> set[str]:
 
 def lines(files: set[str]) -> int:
     return sum(len((ROOT / file).read_text().splitlines()) for file in files)
-
-
-def explained_only(file: str) -> bool:
-    """Whether a file is the docstring of a package, which no stage can depend on."""
-    body = ast.parse((ROOT / file).read_text()).body if file.endswith("__init__.py") else [ast.Pass()]
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -204,7 +204,7 @@ def test_without_its_package_the_fuzzer_says_what_to_install(monkeypatch: pytest
     assert set(run.NAMES) == set(TARGETS)
     monkeypatch.setitem(sys.modules, "atheris", None)
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "--folder", str(tmp_path), "decode"])
-    with pytest.raises(SystemExit, match=r"pip install --require-hashes -r requirements-proof\.txt"):
+    with pytest.raises(SystemExit, match=r"pip install --require-hashes -r requirements/proof\.txt"):
         run.main()
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "decoed"])
     with pytest.raises(SystemExit, match=r"no target decoed; known: decode, archive"):

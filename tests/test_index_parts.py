@@ -272,7 +272,7 @@ def test_what_cannot_be_asked() -> None:
         with exactly(f"queries are {queries.shape}, but the index holds vectors of 8 dimensions; they come from "
                      "another network or refinement"):  # fmt: skip
             base.check_queries(queries, 1, 9, 8)
-    with exactly("a query is not finite, so it has no cosine with anything; embed the image again"):
+    with exactly("a query contains NaN or infinity, so it has no cosine; embed the image again"):
         base.check_queries(np.where(QUERIES == QUERIES[3, 3], np.nan, QUERIES), 1, 9, 8)
 
 
@@ -597,8 +597,8 @@ def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyP
     assert (tuned.index.kind, tuned.index.storage) == ("ivf", "float16")
     assert why == "what is quicker takes too much or finds too little; 0.0 MB, no limit"
     assert news == [
-        "flat, float32 reaches recall 0.2000 of 0.9; next",
-        "hnsw, float16 reaches recall 0.8990 of 0.9; next",
+        "flat, float32 reaches recall 0.2000, below 0.9; trying the next",
+        "hnsw, float16 reaches recall 0.8990, below 0.9; trying the next",
     ]
     for number, (design, _) in zip(range(3), candidates(Wanted("auto", "auto", 0, GRAPH, LISTS), 120, 8), strict=False):
         assert calls[number] == (VECTORS, design, sample, 0.9, 3, 7, print)
@@ -607,12 +607,12 @@ def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyP
 def test_where_none_reaches_it_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "build_and_tune", lambda _, design, *more: Tuned(design, 0.51239, 1.0))
     with exactly(
-        "index.target_recall is 0.9, which no index in question reaches (hnsw, int8: 0.5124), with index.kind hnsw, "
-        "index.storage int8, index.memory 4 MB; ask for less, allow more memory (0 for no limit), or set kind and "
+        "index.target_recall is 0.9, which no candidate index reaches (hnsw, int8: 0.5124) with index.kind hnsw, "
+        "index.storage int8, index.memory 4 MB; lower it, allow more memory (0 for no limit), or set kind and "
         "storage to auto"
     ):
         build.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print, print)
-    with pytest.raises(LookalikeError, match=r"no index in question reaches \(ivf, int8: 0\.5124; flat, float16: 0"):
+    with pytest.raises(LookalikeError, match=r"no candidate index reaches \(ivf, int8: 0\.5124; flat, float16: 0"):
         build.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), lambda _: None, print)
     with pytest.raises(LookalikeError, match=r"\(flat, int8: 0\.5124; hnsw, int8: 0\.5124; ivf, int8: 0\.5124; flat"):
         build.choose(VECTORS, None, settings(storage="int8"), lambda _: None, print)
@@ -664,8 +664,8 @@ def test_too_few_vectors_for_the_lists_of_a_larger_collection_are_said(kind: Any
     """As where the gallery of the protocol is a small part of it; FAISS's own message is of its source."""
     design = Design(kind=kind, storage="float32", lists=lists, code_bytes=4 if kind == "ivfpq" else 0, effort=1)
     said = (
-        f"{least - 1} images are too few to train {kind} with {lists} lists, which takes {least}; set index.kind to "
-        "auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
+        f"{least - 1} images are too few to train {kind} with {lists} lists, which needs {least}; set index.kind to "
+        "auto, flat or hnsw, or, if section protocol made this gallery, make it larger"
     )
     with exactly(said):
         build.build(vectors_of(least - 1), design)

@@ -354,7 +354,7 @@ def test_more_recall_costs_more_comparisons() -> None:
 
 def test_a_recall_out_of_reach_stops_with_what_was_reached() -> None:
     vectors, sample = clustered()
-    said = r"index.target_recall is 1.0, which no index in question reaches \(hnsw, int8: 0\.9\d+\)"
+    said = r"index.target_recall is 1.0, which no candidate index reaches \(hnsw, int8: 0\.9\d+\)"
     with pytest.raises(LookalikeError, match=said) as caught:
         choose(vectors, sample, wanted(kind="hnsw", storage="int8", target_recall=1.0))
     assert "index.kind hnsw, index.storage int8, index.memory 0 MB" in str(caught.value)
@@ -392,7 +392,7 @@ def test_the_stage_counts_the_vectors_of_each_kind_that_it_tries(
     monkeypatch.setattr("tqdm.tqdm", Bar)
     command = ["index.py", source, tmp_path / "index", "--params", tmp_path / "params.yaml"]
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
-    with pytest.raises(LookalikeError, match=r"no index in question reaches \(flat, int8: 0\.\d+; hnsw, int8: 0\.\d+;"):
+    with pytest.raises(LookalikeError, match=r"no candidate index reaches \(flat, int8: 0\.\d+; hnsw, int8: 0\.\d+;"):
         index_stage.main()
     assert [count for count, _ in seen].count(2000) >= 3  # each kind was built to the end, and none went beyond it
     assert max(count for count, _ in seen) == 2000 and {total for _, total in seen} == {2000}
@@ -548,7 +548,7 @@ def test_queries_of_another_shape_are_named(kind: str, storage: str, queries: np
 def test_a_query_that_is_not_finite_is_refused(kind: str, storage: str, value: float) -> None:
     queries = QUERIES.copy()
     queries[1, 3] = value
-    with pytest.raises(LookalikeError, match="a query is not finite"):
+    with pytest.raises(LookalikeError, match="a query contains NaN or infinity"):
         big(kind, storage).search(queries, 10)
 
 

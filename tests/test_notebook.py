@@ -45,7 +45,7 @@ def texts(notebook: Any) -> list[list[str]]:
 
 def test_it_prints_what_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PACKAGES:
-        pytest.importorskip(package, reason="pip install -r requirements-dev.txt")
+        pytest.importorskip(package, reason="pip install -r requirements/dev.txt")
     import nbformat
     from conftest import copy_project
 

@@ -329,8 +329,8 @@ def test_what_is_unfair_to_the_letter() -> None:
     first_alone = protocol.Split(np.array([0]), np.arange(3), np.array([[0]]), "", ())
     for result in (hiding, first_alone):
         with exactly(
-            "with protocol.kind leave-one-out each query is part of the gallery that index.refine.pca and "
-            "index.refine.augment would be fitted on, and would shape what it is measured against; set them to 0, or "
+            "with protocol.kind leave-one-out every query is in the gallery that index.refine.pca and "
+            "index.refine.augment would be fitted on, so it would influence its own ranking; set them to 0, or "
             "protocol.kind to holdout"
         ):
             protocol.check_fair(result, [1], ["pca", "augment"])

@@ -424,7 +424,7 @@ def test_only_the_shortlist_is_reordered_and_only_hits(monkeypatch: pytest.Monke
         asked.append((query.tolist(), shortlist.tolist()))
         return np.arange(len(shortlist))[::-1]
 
-    monkeypatch.setattr("lookalike.refinement.reranking.rerank", reversed_list)
+    monkeypatch.setattr("lookalike.refinement.refinement.rerank", reversed_list)
     cosines = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, -np.inf, -np.inf]])
     rows = np.array([[0, 5, 6, 7], [3, 0, -1, -1]])
     changed_cosines, changed_rows = cosines.copy(), rows.copy()
@@ -491,8 +491,8 @@ def test_mistakes_to_the_letter() -> None:
     with pytest.raises(LookalikeError) as caught:
         Refinement.fit(np.ones((30, 6), np.float32), changed(pca=2))
     assert str(caught.value) == (
-        "all 30 images of the gallery have the same embedding, so there are no directions for index.refine.pca; set it "
-        "to 0, with whiten 0, or look at the images and the network"
+        "all 30 images of the gallery have the same embedding, so PCA finds no directions; set index.refine.pca and "
+        "index.refine.whiten to 0, or check the images and the network"
     )
 
 

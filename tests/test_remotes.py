@@ -95,8 +95,8 @@ def free_port() -> int:
 @pytest.fixture
 def s3(tmp_path: Path) -> Iterator[int]:
     """The port of a server of S3's protocol with a bucket `team`."""
-    pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed: pip install -r requirements-s3.txt")
-    pytest.importorskip("moto", reason="moto is not installed: pip install -r requirements-dev.txt")
+    pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed: pip install -r requirements/s3.txt")
+    pytest.importorskip("moto", reason="moto is not installed: pip install -r requirements/dev.txt")
     port = free_port()
     with (tmp_path / "moto.log").open("w") as log:
         command = [sys.executable, "-m", "moto.server", "--port", str(port)]

@@ -1,6 +1,7 @@
 """What is installed is what was tested: every package pinned and hashed, every action of the workflows too."""
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from packaging.markers import Marker
 from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 
-COMPILED = sorted(
-    path for folder in (ROOT, ROOT / "docker", ROOT / "space") for path in folder.glob("requirements*.txt")
-)
+from requirements.lock import compile_locks, locks
+
+COMPILED = [ROOT / "requirements.txt", *sorted((ROOT / "requirements").glob("*.txt"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-# A version that is too new for Python 3.11 may be named; the .in file says why.
+# A version that is too new for Python 3.11 may be named; pyproject.toml says why.
 NAME = re.compile(r"([A-Za-z][\w.-]*)(\[[\w,-]+\])?(<[\d.]+)?( ; .+)?")
 
 
@@ -42,21 +44,51 @@ def test_every_requirement_is_pinned_and_hashed(requirements: Path) -> None:
 
 @pytest.mark.parametrize("requirements", COMPILED, ids=named)
 def test_what_is_asked_for_is_a_name_and_is_compiled(requirements: Path) -> None:
-    wanted = requirements.with_suffix(".in").read_text().splitlines()
-    command = f"uv pip compile --generate-hashes --universal --fork-strategy fewest --python-version 3.11 " \
-              f"{named(requirements.with_suffix('.in'))} -o {named(requirements)}"  # fmt: skip
-    assert f"#   {command}" in wanted
-    assert f"#    {command}" in requirements.read_text()
+    assert "#    make lock\n" in requirements.read_text()
     pinned = set(pins(requirements))
-    for line in (line for line in wanted if not line.startswith(("#", "-"))):
+    for line in locks()[named(requirements)]:
         found = NAME.fullmatch(line)
         assert found, f"{line}: names only; versions belong into {requirements.name}"
         assert normal(found[1]) in pinned, line
 
 
+def test_every_extra_and_every_group_has_a_lock() -> None:
+    names = {*PROJECT["project"]["optional-dependencies"], *PROJECT["dependency-groups"]}
+    assert names == {"serve", "vit", "gpu", "finetune", "s3", "dev", "proof", "audit", "container", "space"}
+    assert {named(path) for path in COMPILED} == set(locks())
+    assert {named(path) for path in COMPILED} == {"requirements.txt", *(f"requirements/{name}.txt" for name in names)}
+    assert locks()["requirements.txt"] == PROJECT["project"]["dependencies"]
+    tested = [name for extra in ("finetune", "s3", "serve", "vit") for name in locks()[f"requirements/{extra}.txt"]]
+    assert set(locks()["requirements/dev.txt"]) == {*PROJECT["dependency-groups"]["dev"], *tested}
+
+
+def test_a_lock_shares_versions_with_what_is_installed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What uv is told: one lock for all platforms, hashes, and the versions of locks that are written already."""
+    asked: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(
+        "requirements.lock.subprocess.run", lambda command, **how: asked.append((command, how["input"]))
+    )
+    compile_locks("uv", ["--upgrade"])
+    shared: dict[str, list[str]] = {}
+    for (path, wanted), (command, given) in zip(locks().items(), asked, strict=True):
+        line = " ".join(command)
+        start = "uv pip compile --quiet --generate-hashes --universal --fork-strategy fewest --python-version 3.11 "
+        assert line.startswith(f"{start}--custom-compile-command make lock ")
+        assert line.endswith(f" --upgrade --output-file {path} -")
+        assert given.splitlines() == wanted
+        others = re.findall(r"--constraint (\S+)", line)
+        assert set(others) <= set(shared)
+        shared[path] = others
+    main, dev, serve = (f"requirements{name}.txt" for name in ("", "/dev", "/serve"))
+    expected = {path: [main] for path in shared} | {main: [], "requirements/audit.txt": []}
+    expected |= {"requirements/proof.txt": [main, dev]}
+    expected |= {"requirements/container.txt": [main, serve], "requirements/space.txt": [main, serve]}
+    assert shared == expected
+
+
 @pytest.mark.parametrize("requirements", COMPILED, ids=named)
 def test_two_files_never_pin_two_versions(requirements: Path) -> None:
-    if requirements.name == "requirements-audit.txt":
+    if requirements.name == "audit.txt":
         pytest.skip("it is installed in an environment of its own")
     common = pins(ROOT / "requirements.txt")
     assert {name: common[name] for name in pins(requirements) if name in common}.items() <= pins(requirements).items()
@@ -69,7 +101,7 @@ def test_no_address_and_no_path_of_a_machine_is_in_them() -> None:
 
 def test_nothing_is_installed_without_its_hash() -> None:
     """Each `pip install` of the recipes asks for hashes, or installs this project and nothing else."""
-    recipes = [ROOT / "Makefile", ROOT / "Dockerfile", ROOT / "space/Dockerfile", *WORKFLOWS]
+    recipes = [ROOT / "Makefile", ROOT / "deploy/Dockerfile", ROOT / "deploy/space/Dockerfile", *WORKFLOWS]
     text = "\n".join(path.read_text().replace("\\\n", " ") for path in recipes)
     lines = [line for line in text.splitlines() if not line.startswith(("#", "INSTALL"))]
     found = [re.findall(r"(?:pip\S* (?:--python \S+ )?install|\$\(INSTALL\)) [^&|;]*", line) for line in lines]
@@ -80,7 +112,7 @@ def test_nothing_is_installed_without_its_hash() -> None:
 
 
 def test_the_promises_name_tests_that_exist() -> None:
-    page = (ROOT / "SECURITY.md").read_text()
+    page = (ROOT / "docs/SECURITY.md").read_text()
     named_tests = re.findall(r"`(tests/\w+\.py)`", page)
     assert len(named_tests) >= 8
     for path in named_tests:
@@ -130,8 +162,8 @@ PLATFORMS = {
         ["win_amd64"],
     ),
 }
-# requirements-gpu.txt is for Linux alone; what develops and proves Lookalike need not run everywhere.
-EVERYWHERE = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("serve", "finetune", "s3", "vit")))
+# requirements/gpu.txt is for Linux alone; what develops and proves Lookalike need not run everywhere.
+EVERYWHERE = ("requirements.txt", *(f"requirements/{name}.txt" for name in ("serve", "finetune", "s3", "vit")))
 SOURCES = {"antlr4-python3-runtime"}  # DVC's, by way of Hydra: Python alone, and its maker publishes no wheel
 
 

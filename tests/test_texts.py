@@ -25,7 +25,7 @@ from lookalike.images import decode
 from lookalike.runtimes import openvino, text_encoder
 from stages import model as model_stage
 
-pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
+pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements/vit.txt")
 pytestmark = pytest.mark.slow  # TensorFlow
 WORDS = ["red", "a red shoe", "A  Red\tSHOE!", "it's 42 — naïve café ☕", "", "shoe " * 40]
 MERGES = ["r e", "re d</w>", "s h", "o e</w>", "sh oe</w>", "e r"]
@@ -153,7 +153,7 @@ def test_the_command_and_a_bundle_search_with_a_text(collection: Path, opened: P
 
 
 def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="pip install -r requirements-serve.txt")
+    pytest.importorskip("fastapi", reason="pip install -r requirements/serve.txt")
     from lookalike.api.service import Service
     from lookalike.api.settings import Settings
 
@@ -171,7 +171,7 @@ def test_the_page_finds_what_is_like_an_image_when_no_words_are_typed(
     collection: Path, opened: Pictures, tmp_path: Path
 ) -> None:
     """Its slider gives words a weight all the same; that there are none is no mistake of the visitor's."""
-    pytest.importorskip("streamlit", reason="pip install -r requirements-serve.txt")
+    pytest.importorskip("streamlit", reason="pip install -r requirements/serve.txt")
     from lookalike.ui.session import Opened, Places, Query
 
     page = Opened(
@@ -222,5 +222,5 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
             np.ones((1, 32), np.float32), 3, text_weight=0.5
         )
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(LookalikeError, match=r"tokenizers, .*: pip install -r requirements-vit\.txt"):
+    with pytest.raises(LookalikeError, match=r"tokenizers, .*: pip install -r requirements/vit\.txt"):
         text_encoder.load(collection / "model")

@@ -18,7 +18,7 @@ from lookalike.runtimes import openvino, tensorflow
 
 pytestmark = pytest.mark.slow  # TensorFlow builds networks
 
-pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements-vit.txt")
+pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install -r requirements/vit.txt")
 pytestmark = pytest.mark.slow  # TensorFlow
 NONE = Path("data/none")
 TINY = [name for name in TOWERS if name.endswith("_tiny")]
@@ -225,7 +225,7 @@ def test_mistakes_are_named(written, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     for attempt in (lambda: create("vit_tiny"), lambda: tensorflow.load(folder, 64, 1, "float32")):
-        with pytest.raises(LookalikeError, match=r"KerasHub, .*: pip install -r requirements-vit\.txt"):
+        with pytest.raises(LookalikeError, match=r"KerasHub, .*: pip install -r requirements/vit\.txt"):
             attempt()
     assert openvino.load(folder, 64, 5, "float32")(PIXELS).shape == (5, 64)
 

@@ -54,7 +54,7 @@ def write_index(folder: Path, seed: int, kind: str = "hnsw") -> Path:
 
 
 def trace(folder: Path) -> None:
-    files.write_json(verify.trace_of(folder), {"images": COUNT, "files": files.digests(folder)})
+    files.write_json(verify.trace_of(folder), {"images": COUNT, "files": [files.digests(folder)]})
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_what_the_stage_writes_is_accepted_and_opens(tmp_path: Path, monkeypatch
     (tmp_path / "params.yaml").write_text(settings)
     command = [sys.executable, ROOT / "stages" / "index.py", source, folder, "--params", tmp_path / "params.yaml"]
     subprocess.run(command, check=True, capture_output=True, timeout=patience(300))
-    assert sorted(json.loads(verify.trace_of(folder).read_text())["files"]) == list(NAMES)
+    assert sorted(json.loads(verify.trace_of(folder).read_text())["files"][0]) == list(NAMES)
     assert len(verify.verify(folder)) == 64
     hits = Gallery(folder, tmp_path / "changes").search(features(0)[:1], 2)
     assert [hit.path for hit in hits[0]] == ["000.png", "001.png"]
@@ -207,7 +207,7 @@ def test_a_whole_other_index_is_refused(index: Path, built: tuple[Path, Path]) -
 @pytest.mark.usefixtures("unread")
 def test_a_file_that_the_trace_does_not_name_is_refused(index: Path) -> None:
     content = json.loads(verify.trace_of(index).read_text())
-    del content["files"]["index.faiss"]
+    del content["files"][0]["index.faiss"]
     files.write_json(verify.trace_of(index), content)
     refused(index, f"{index / 'index.faiss'} is not in {verify.trace_of(index)}")
 
@@ -333,7 +333,7 @@ def test_vectors_and_paths_of_different_number_are_refused(index: Path) -> None:
 def test_a_trace_may_only_name_files_of_the_folder(name: str, index: Path) -> None:
     (index.parent / "x").write_bytes(b"")  # so that what it points to is there
     content = json.loads(verify.trace_of(index).read_text())
-    content["files"][name] = files.file_digest(index.parent / "x")
+    content["files"][0][name] = files.file_digest(index.parent / "x")
     verify.trace_of(index).write_text(json.dumps(content))
     refused(index, f"{verify.trace_of(index)} names {name!r}, which is no file in {index}")
 
@@ -397,7 +397,7 @@ def test_a_remembered_file_is_hashed_again_for_another_trace(index: Path, hashed
     verify.verify(index)
     hashed.taken()
     content = json.loads(verify.trace_of(index).read_text())
-    content["files"]["index.faiss"] = "0" * 64
+    content["files"][0]["index.faiss"] = "0" * 64
     verify.trace_of(index).write_text(json.dumps(content))
     refused(index, "index.faiss is not the file", "expected 000000000000")
     assert hashed.taken() == ["index.faiss"]
@@ -477,7 +477,7 @@ for seed in range(count):
     draw, changed = random.Random(seed), bytearray(content)
     changed[draw.randrange(len(content))] ^= draw.randrange(1, 256)
     path.write_bytes(changed)
-    files.write_json(verify.trace_of(folder), {"files": files.digests(folder)})
+    files.write_json(verify.trace_of(folder), {"files": [files.digests(folder)]})
     child = os.fork()
     if not child:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

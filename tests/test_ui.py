@@ -31,7 +31,7 @@ from lookalike.ui.launch import MAX_MEGABYTES, how
 
 pytestmark = pytest.mark.slow  # a server and a browser
 
-streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements-serve.txt")
+streamlit = pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -r requirements/serve.txt")
 from streamlit.testing.v1 import AppTest  # noqa: E402  # after it is known to be there
 
 from lookalike.ui import session  # noqa: E402
@@ -312,10 +312,10 @@ def test_the_figures_are_shown(built: Built, tmp_path: Path) -> None:
     assert "This was measured with 1,797 images, but 24 are indexed" in words(shown)
     assert len(shown.image) == 5
     timed = {"brute_force": {"p50_ms": 400.0}, "flat": {"p50_ms": 30.0}, "hnsw": {"p50_ms": 0.5}, "queries": 3}
-    (tmp_path / "metrics/latency.json").write_text(json.dumps(timed))
+    (tmp_path / "metrics/latency.json").write_text(json.dumps([timed]))
     assert "a query takes 0.50 ms, brute force 400.00 ms" in words(_quality())
     (tmp_path / "metrics/latency.json").write_text(
-        json.dumps(timed | {"hnsw": {"p50_ms": None}, "flat": {"p50_ms": None}})
+        json.dumps([timed | {"hnsw": {"p50_ms": None}, "flat": {"p50_ms": None}}])
     )
     assert "Speed:" not in words(_quality())
 
@@ -383,13 +383,13 @@ def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "streamlit", None)
     done = small_collection.run("ui")
     assert done.exit_code == 1
-    assert str(done.exception).endswith("Streamlit is not installed: pip install -r requirements-serve.txt")
+    assert str(done.exception).endswith("Streamlit is not installed: pip install -r requirements/serve.txt")
 
 
 def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: Built) -> None:
     """One in three of them aborted, at these moments. Streamlit runs a page in a daemon thread."""
     code = (
-        "import sys, threading, time; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "import sys, threading, time; from pathlib import Path; from lookalike.ui.session import *\n"
         "places = Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p')))\n"
         "page = threading.Thread(target=Opened, args=[places], daemon=True)\n"
         "page.start(); page.join(); time.sleep(float(sys.argv[1]))"
@@ -401,7 +401,7 @@ def test_a_process_that_ends_while_the_network_is_being_loaded_ends_well(built: 
 
 def test_a_search_needs_no_tensorflow(built: Built) -> None:
     code = (
-        "import sys; from pathlib import Path; from lookalike.ui.opened import *\n"
+        "import sys; from pathlib import Path; from lookalike.ui.session import *\n"
         "opened = Opened(Places(*map(Path, ('data/index', 'data/model', 'data/changes', 'data/raw', 'm', 'p'))))\n"
         "content = Path('data/raw/red/00.jpg').read_bytes()\n"
         "assert opened.answer(query_from(content), 3, -1, None).hits\n"

@@ -76,7 +76,7 @@ def test_permissions_time_and_credentials_are_limited(path: Path) -> None:
 def test_the_schemas_hold() -> None:
     command = shutil.which("check-jsonschema", path=str(Path(sys.executable).parent))
     if command is None:
-        pytest.skip("check-jsonschema is not installed: pip install -r requirements-dev.txt")
+        pytest.skip("check-jsonschema is not installed: pip install -r requirements/dev.txt")
     subprocess.run([command, "--builtin-schema", "vendor.github-workflows", *WORKFLOWS], check=True)
     dependabot = ROOT / ".github/dependabot.yml"
     subprocess.run([command, "--builtin-schema", "vendor.dependabot", dependabot], check=True)
@@ -89,7 +89,7 @@ def test_the_schemas_hold() -> None:
 def test_zizmor_finds_nothing() -> None:
     command = shutil.which("zizmor", path=str(Path(sys.executable).parent))
     if command is None:
-        pytest.skip("zizmor is not installed: pip install -r requirements-dev.txt")
+        pytest.skip("zizmor is not installed: pip install -r requirements/dev.txt")
     done = subprocess.run([command, "--offline", ROOT / ".github"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No findings to report" in done.stdout + done.stderr
@@ -100,7 +100,7 @@ def test_zizmor_finds_nothing() -> None:
 
 @pytest.mark.slow
 def test_the_report_shows_what_a_change_does(tmp_path: Path) -> None:
-    pytest.importorskip("vl_convert", reason="vl-convert-python is not installed: pip install -r requirements-dev.txt")
+    pytest.importorskip("vl_convert", reason="vl-convert-python is not installed: pip install -r requirements/dev.txt")
     project = Project(tmp_path)
     wanted = ("dvc.*", "params.yaml", "metrics", "plots", ".dvc", ".dvcignore", "data")
     names = subprocess.run(["git", "ls-files", *wanted], cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -14,7 +14,7 @@ START = """\
 
 ```console
 make serve             # sets up, and serves the default collection on http://127.0.0.1:8000
-lookalike serve        # the same, where `pip install -r requirements-serve.txt` was done
+lookalike serve        # the same, where `pip install -r requirements/serve.txt` was done
 ```
 
 It answers on this machine only. To let others in, set a token, which every request but `/health` must then bear, and

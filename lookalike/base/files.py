@@ -84,8 +84,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object so that it diffs well: two-space indent, key order kept, final newline."""
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
+    """Write one JSON value so that it diffs well: two-space indent, key order kept, final newline."""
     with new_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -126,7 +126,7 @@ def serve(
         from lookalike.api import server
         from lookalike.api import settings as known
     except ModuleNotFoundError as error:
-        raise LookalikeError(f"{error.name} is not installed: pip install -r requirements-serve.txt") from None
+        raise LookalikeError(f"{error.name} is not installed: pip install -r requirements/serve.txt") from None
     from lookalike.collection.thumbnails import beside
 
     settings["images"] = images or beside(settings["index"])

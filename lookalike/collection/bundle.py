@@ -100,10 +100,10 @@ def write(
         one_more = progress(len(names))
         thumbnails.write((str(name) for name in names), pictures.own, partial / thumbnails.FOLDER, one_more)
         for name in ("model", thumbnails.FOLDER):
-            write_json(partial / f"{name}.json", {"files": files.digests(partial / name)})
+            write_json(partial / f"{name}.json", {"files": [files.digests(partial / name)]})
         _copy_report(source, partial)
         written = json.loads((partial / "index.json").read_text(encoding="utf-8"))["files"]
-        if files.digests(partial / "index") != written:
+        if [files.digests(partial / "index")] != written:
             raise LookalikeError(f"{source.index} was written while it was copied; try again")
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         bundle = Bundle(str(out), len(names), size, opened.gallery.fingerprint)

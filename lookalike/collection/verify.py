@@ -26,7 +26,8 @@ REMEDY = "dvc repro --force index"
 def verify(folder: Path, manifest: Path | None = None, remedy: str = REMEDY) -> str:
     """Compare every file that the manifest names with its digest; returns a fingerprint of them all.
 
-    manifest  JSON with `files`, digests by name; by default the trace beside the folder, data/index.json.
+    manifest  JSON with `files`, a list with one object of digests by name; by default the trace beside the folder,
+              data/index.json.
     remedy    the command that makes folder and manifest anew.
 
     Raises LookalikeError for a manifest that is missing or has no digests, and a file that is missing, another, or not
@@ -100,7 +101,7 @@ def _listed(folder: Path, manifest: Path, remedy: str) -> dict[str, str]:
     if not folder.is_dir():
         raise LookalikeError(f"{folder} does not exist; make it: {_make(remedy)}")
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        [files] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         if not files or not all(isinstance(part, str) for item in files.items() for part in item):
             raise ValueError
     except FileNotFoundError:

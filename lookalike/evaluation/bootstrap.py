@@ -1,19 +1,19 @@
-"""How sure a mean over queries is: percentile bootstrap, queries resampled within their class.
+"""Confidence intervals of a mean over queries: percentile bootstrap, queries resampled within their class.
 
 Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 (percentile) and 8 (strata).
-The classes are taken as given: an interval says how a figure would vary with other queries of the same classes.
+The classes are fixed: an interval says how a figure would vary with other queries of the same classes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-BATCH = 4_000_000  # draws held at a time
+BATCH = 4_000_000  # draws held in memory at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the bounds that hold 95 % of its bootstrap distribution."""
+    """A mean and the bounds of the middle 95 % of its bootstrap distribution."""
 
     mean: float
     low: float
@@ -21,10 +21,10 @@ class Interval:
 
 
 def interval(values: np.ndarray, labels: np.ndarray, resamples: int, seed: int, *, by_class: bool = False) -> Interval:
-    """Mean of one value a query, float (Q,), with its 95 % interval.
+    """Compute the mean of one value per query, float (Q,), with its 95 % interval.
 
     labels    str, (Q,): each class keeps its number of queries in every resample.
-    by_class  the mean of the classes' means, instead of the mean over queries.
+    by_class  whether to take the mean of the classes' means instead of the mean over queries.
 
     For a paired comparison, pass each query's difference.
     """

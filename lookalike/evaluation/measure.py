@@ -1,4 +1,4 @@
-"""Measuring a gallery with its queries: a row of figures a query, a class, and for all."""
+"""Evaluation of a gallery with its queries: figures per query, per class, and over all queries."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ from lookalike.evaluation.ranking import Mix, Ranking, map_rankings
 from lookalike.refinement.refinement import Refinement
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
-CURVE_RANKS = 200  # points of the precision-recall curve that is not interpolated
-FIRST = 10  # hits kept of each query, to be looked at
+CURVE_RANKS = 200  # points of the precision-recall curve without interpolation
+FIRST = 10  # hits kept of each query, for the report
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the queries found. Where quality cannot be measured, tables have their columns and no row.
+    """Result of an evaluation. If quality cannot be measured, the tables have columns but no rows.
 
-    per_query  one row a query: label, R (its relevant images), the first hit's label, and each figure.
-    by_class   one row a class: queries, gallery, and the mean of each figure; hardest first (lowest mAP, then name).
-    curve      recall, precision: the mean of the queries' interpolated precision-recall curves.
+    per_query  one row per query: label, R (its relevant images), the first hit's label, and each figure.
+    by_class   one row per class: queries, gallery, and the mean of each figure; hardest first (lowest mAP, then name).
+    curve      recall, precision: the mean over queries of the interpolated precision-recall curve.
     curve_by_rank  k, recall, precision: mean R@k and P@k at ranks from 1 to the whole gallery, not interpolated.
-    recall     k, recall, best_possible: mean R@k for every k up to the largest asked for, and a perfect ranking's.
+    recall     k, recall, best_possible: mean R@k for every k up to the largest of `ks`, and that of a perfect ranking.
     rows       int64, (Q, up to 10): gallery rows of the first hits.
     cosines    float32, likewise.
     """
@@ -48,17 +48,17 @@ def evaluate(
     memory: int = 1 << 30,
     mix: Mix | None = None,
 ) -> Evaluation:
-    """Rank the gallery for every query, exactly, and measure the rankings.
+    """Rank the gallery exactly for every query, and measure the rankings.
 
-    features    float32, (N, D), of the whole collection, as the network gives them.
+    features    float32, (N, D), embeddings of the whole collection.
     labels      str, (N,). A gallery image is relevant to a query if it carries the query's label.
-    refinement  fitted on the gallery's features; `gallery` is what it made of them, float32 (G, d).
+    refinement  fitted on the gallery's features; `gallery` holds the refined vectors, float32 (G, d).
     ks          ranks for the figures @k.
-    memory      bytes that rankings may take at a time.
-    mix         what is put beside the cosines: see `map_rankings`.
+    memory      limit in bytes on the rankings held at a time.
+    mix         adds other similarities to the cosines: see `map_rankings`.
 
-    Raises LookalikeError for a k beyond what every query may find, and where a query is in the gallery of a
-    refinement that was fitted on it.
+    Raises LookalikeError for a k larger than the number of images that every query may find, and if a query is in the
+    gallery that the refinement was fitted on.
     """
     check_fair(split, ks, [name for name in ("pca", "augment") if getattr(refinement.settings, name)])
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)  # numbers compare faster than strings
@@ -74,7 +74,7 @@ def evaluate(
         if split.unmeasurable:
             return found
         relevant = gallery_codes[block.rows] == own_codes[block.queries, None]  # (B, G)
-        relevant &= np.isfinite(block.cosines)  # what is excluded is never found
+        relevant &= np.isfinite(block.cosines)  # excluded images are never hits
         total = n_relevant[block.queries]
         hits = np.cumsum(relevant, axis=1)
         at_ranks = hits[:, curve_ranks - 1]
@@ -115,10 +115,10 @@ def evaluate(
 
 
 def with_intervals(result: Evaluation, raw: Evaluation, resamples: int, seed: int) -> pd.DataFrame:
-    """Every figure over all queries with its 95 % interval, and how it compares with raw cosine, query by query.
+    """Compute every figure over all queries with its 95 % interval, and its gain over raw cosine, query by query.
 
-    Columns: figure, value, low, high, raw, gain, gain_low, gain_high; gain = value - raw, its interval that of the
-    paired differences. mAP_class_mean weighs every class alike, all others every query.
+    Columns: figure, value, low, high, raw, gain, gain_low, gain_high; gain = value - raw, with the interval
+    of the paired differences. mAP_class_mean weights every class equally, all other figures every query.
     """
     columns = ["figure", "value", "low", "high", "raw", "gain", "gain_low", "gain_high"]
     labels = result.per_query["label"].to_numpy()
@@ -134,13 +134,13 @@ def with_intervals(result: Evaluation, raw: Evaluation, resamples: int, seed: in
 
 
 def means(result: Evaluation) -> dict[str, float]:
-    """Every figure over all queries, by its name."""
+    """Compute the mean of every figure over all queries, by name."""
     figures = result.per_query.drop(columns=["label", "R", "first"]).mean().rename(mean_name)
     return {**figures.to_dict(), "mAP_class_mean": float(result.by_class["mAP"].mean())}
 
 
 def images_per_class(labels: np.ndarray, split: Split) -> pd.DataFrame:
-    """class, images, gallery, queries; largest class first, then by name."""
+    """Count the images of each class: class, images, gallery, queries; largest class first, then by name."""
     table = pd.DataFrame({"class": labels, "images": 1, "gallery": 0, "queries": 0})
     table.loc[split.gallery, "gallery"] = 1
     table.loc[split.queries, "queries"] = 1
@@ -149,7 +149,7 @@ def images_per_class(labels: np.ndarray, split: Split) -> pd.DataFrame:
 
 
 def _figures(relevant: np.ndarray, n_relevant: np.ndarray, ks: list[int]) -> dict[str, np.ndarray]:
-    """Name and value of each figure of each query; AP first."""
+    """Compute every figure of each query, by name; AP first."""
     figures = {"AP": metrics.average_precision(relevant, n_relevant)}
     figures |= {f"P@{k}": metrics.precision_at_k(relevant, k) for k in ks}
     figures |= {f"R@{k}": metrics.recall_at_k(relevant, n_relevant, k) for k in ks}
@@ -163,7 +163,7 @@ def _figures(relevant: np.ndarray, n_relevant: np.ndarray, ks: list[int]) -> dic
 
 
 def mean_name(figure: str) -> str:
-    """What the mean over queries of a figure is called.
+    """Return the name of a figure's mean over queries.
 
     >>> [mean_name(name) for name in ("AP", "AP@10", "RR", "P@1")]
     ['mAP', 'mAP@10', 'MRR', 'P@1']

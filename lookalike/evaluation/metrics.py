@@ -1,8 +1,8 @@
-"""How good a ranking is: pure functions from ranked relevance to numbers.
+"""Metrics of a ranking: pure functions from ranked relevance to numbers.
 
-Everywhere, `relevant` is bool, (..., K): whether the image at each rank is relevant, best first, the query itself
-not in it; and `n_relevant` is int, (...): R, the relevant images in the whole gallery, at least 1, so that a miss
-costs. Leading axes are queries; each function returns float64 of that shape.
+In all functions, `relevant` is bool, (..., K): whether the image at each rank is relevant, best first, without the
+query itself; `n_relevant` is int, (...): R >= 1, the number of relevant images in the whole gallery, so that a miss
+costs. Leading axes are queries; each function returns float64 of their shape.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 def precision_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
     """P@k = (hits among the first k) / k.
 
-    The denominator is k also where fewer than k images are relevant, so P@k can stay below 1.
+    The denominator is k even if fewer than k images are relevant, so P@k can stay below 1.
     Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.4.
 
     >>> float(precision_at_k(np.array([True, False, True, False]), k=2))
@@ -23,7 +23,7 @@ def precision_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
 def recall_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """R@k = (hits among the first k) / R.
 
-    The denominator is every relevant image of the gallery, uncapped, so R@k can stay below 1 where R > k.
+    The denominator counts all relevant images of the gallery, uncapped, so R@k stays below 1 if R > k.
     Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 8.3.
 
     >>> float(recall_at_k(np.array([True, False, True, False]), n_relevant=np.array(4), k=3))
@@ -33,7 +33,7 @@ def recall_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndar
 
 
 def hit_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
-    """Top-k accuracy (hit rate): 1 if any of the first k is relevant, else 0. No vote among neighbours.
+    """Top-k accuracy (hit rate): 1 if any of the first k is relevant, else 0. Neighbours do not vote.
 
     Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015, on top-5; retrieval's
     "Recall@k" of Jegou, Douze, Schmid, Product quantization for nearest neighbor search, 2011.
@@ -64,7 +64,7 @@ def average_precision_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int)
 
         AP@k = 1/min(R, k) * sum over hit ranks r <= k of (hits among the first r) / r
 
-    min(R, k) is what k places can hold, so a perfect list scores 1. (trec_eval's map_cut divides by R.)
+    k places hold at most min(R, k) relevant images, so a perfect list scores 1. (trec_eval's map_cut divides by R.)
     Source: Weyand, Araujo, Cao, Sim, Google Landmarks Dataset v2, CVPR 2020, section 5.1, mAP@100.
 
     >>> float(average_precision_at_k(np.array([True, False, True]), n_relevant=np.array(5), k=2))
@@ -105,7 +105,7 @@ def ndcg_at_k(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarra
 
         NDCG@k = sum over hit ranks r <= k of 1/log2(r + 1)  /  sum over r = 1 .. min(R, k) of 1/log2(r + 1)
 
-    The ideal list is of the whole gallery's relevant images, so a miss costs.
+    The ideal list contains the relevant images of the whole gallery, so a miss costs.
     Source: Jarvelin, Kekalainen, Cumulated gain-based evaluation of IR techniques, TOIS 2002, with Burges's discount.
 
     >>> float(ndcg_at_k(np.array([False, True]), n_relevant=np.array(1), k=2).round(3))
@@ -128,7 +128,7 @@ def reciprocal_rank(relevant: np.ndarray) -> np.ndarray:
 
 
 def interpolated_precision(relevant: np.ndarray, n_relevant: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Precision-recall curve of each query: at each recall level, the best precision at that recall or more.
+    """Compute the precision-recall curve of each query: the best precision at each recall level or above.
 
     levels  float, (L,), in [0, 1].
 

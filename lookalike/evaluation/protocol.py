@@ -1,4 +1,4 @@
-"""Which images are queries and which are the gallery that they are searched in."""
+"""Split of a collection into queries and the gallery that they are searched in."""
 
 import csv
 import hashlib
@@ -25,13 +25,13 @@ class Settings(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Split:
-    """Who is searched for, and among whom.
+    """A split into queries and gallery.
 
     queries       int64, (Q,), row numbers in the collection, sorted.
     gallery       int64, (N,), likewise.
     exclude       int64, (Q, m): positions in the gallery that a query must neither find nor use, padded with -1.
-    unmeasurable  why quality cannot be measured, "" if it can.
-    notes         what a reader of the figures should know, a sentence each.
+    unmeasurable  the reason if quality cannot be measured, otherwise "".
+    notes         sentences that a reader of the figures should know.
     """
 
     queries: np.ndarray
@@ -42,28 +42,28 @@ class Split:
 
     @property
     def visible(self) -> int:
-        """How many gallery images every query may find, at least."""
+        """Number of gallery images that every query may find: the minimum over queries."""
         return len(self.gallery) - int((self.exclude >= 0).sum(axis=1).max(initial=0))
 
 
 def check_fair(result: Split, ks: list[int], fitted: list[str]) -> None:
-    """Raise LookalikeError where a figure would be undefined or a query would shape what it is measured against.
+    """Raise LookalikeError if a figure is undefined, or if a query influences the gallery that it is searched in.
 
-    ks      ranks that are asked for.
-    fitted  names of the settings by which the gallery's vectors depend on one another.
+    ks      ranks of the figures.
+    fitted  names of the settings that make the gallery's vectors depend on one another.
     """
     if not result.unmeasurable and max(ks) > result.visible:
         raise LookalikeError(f"evaluate.k has {max(ks)}, but the gallery has {result.visible} images; lower it")
     if (result.exclude >= 0).any() and fitted:
         names = " and ".join(f"index.refine.{name}" for name in fitted)
         raise LookalikeError(
-            f"with protocol.kind leave-one-out each query is part of the gallery that {names} would be fitted on, and "
-            "would shape what it is measured against; set them to 0, or protocol.kind to holdout"
+            f"with protocol.kind leave-one-out every query is in the gallery that {names} would be fitted on, so it "
+            "would influence its own ranking; set them to 0, or protocol.kind to holdout"
         )
 
 
 def split(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings: Settings) -> Split:
-    """Divide a collection, given as str (N,) arrays, into queries and gallery.
+    """Split a collection, given as str (N,) arrays, into queries and gallery.
 
     holdout        Of each class with C >= 2 images, those whose hash(seed, image bytes) is smallest become queries,
                    C x fraction of them, rounded, at least one and never all; all others are the gallery. The hash
@@ -71,12 +71,12 @@ def split(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings: S
     leave-one-out  Every image is a query, searched among all others.
     lists          The files `queries` and `gallery` name them; without the latter, all others are the gallery.
 
-    Byte-identical images: holdout draws them together within a class and keeps them in the gallery where their labels
-    differ; lists leaves a query's copies out of the gallery; leave-one-out hides them from it. An image without a
-    label, or without another of its class to find, is never a query. Each case is counted in `notes`.
+    Byte-identical images: holdout draws them together within a class, and keeps them in the gallery if their labels
+    differ; lists removes copies of a query from the gallery; leave-one-out hides them from the query. An image without
+    a label, or without another image of its class to find, is never a query. `notes` counts each case.
 
     If nothing can be measured (no labels, no class of two), `fraction` of all images are queries, so that examples and
-    latency still have some, and `unmeasurable` says why.
+    latency have queries, and `unmeasurable` gives the reason.
     """
     lists = {"queries": settings.queries, "gallery": settings.gallery}
     for name, file in lists.items():
@@ -120,13 +120,13 @@ def _held_out(labels: np.ndarray, sha256: np.ndarray, settings: Settings) -> Spl
 
 def _draw(members: np.ndarray, sha256: np.ndarray, settings: Settings, never: np.ndarray) -> np.ndarray:
     wanted = min(max(1, int(len(members) * settings.fraction + 0.5)), len(members) - 1)
-    groups: dict[str, list[int]] = {}  # byte-identical images, keyed by their common hash
+    groups: dict[str, list[int]] = {}  # rows of byte-identical images, by their hash
     for row in members[~never[members]].tolist():
         key = hashlib.sha256(f"{settings.seed}:{sha256[row]}".encode()).hexdigest()
         groups.setdefault(key, []).append(row)
     drawn: list[int] = []
     for key in sorted(groups):
-        if len(drawn) + len(groups[key]) <= wanted:  # copies that are too many are passed over
+        if len(drawn) + len(groups[key]) <= wanted:  # skip a group of copies that would exceed the number
             drawn += groups[key]
     return np.array(drawn, dtype=np.int64)
 
@@ -154,7 +154,7 @@ def _listed(paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, settings:
         *_count(copies, "are byte-identical to a listed query: left out of the gallery"),
         *_count(labels[queries] == "", "listed as queries have no label: left out"),
     ]
-    gallery = gallery[~copies]  # not merely hidden: what is fitted on the gallery must not see a query's pixels
+    gallery = gallery[~copies]  # removed, not only hidden: nothing fitted on the gallery may see a query's pixels
     result = _with_something_to_find(queries[labels[queries] != ""], gallery, labels, sha256, notes)
     if not len(result.queries):
         raise LookalikeError(f"protocol.queries {settings.queries}: none of its images has another of its class in the "
@@ -190,7 +190,7 @@ def _with_something_to_find(
 
 
 def _rows(paths: np.ndarray, file: str, name: str) -> np.ndarray:
-    """Read a list of paths, one a line, or a CSV with a column `path`; returns their rows, sorted, each once."""
+    """Read a list of paths, one per line, or a CSV with a column `path`. Returns their rows, sorted and unique."""
     try:
         lines = [line for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         header = next(csv.reader(lines[:1]), [])

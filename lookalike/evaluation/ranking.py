@@ -1,4 +1,4 @@
-"""Exact ranking of a whole gallery for many queries, a block of queries at a time, on every core."""
+"""Exact ranking of a whole gallery for many queries, in blocks of queries, on every core."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from lookalike.base.machine import cores
 from lookalike.base.vectors import PRODUCT, product
 from lookalike.refinement.refinement import Refinement
 
-# Held for each query and gallery image of a block at the peak: keys, rows, cosines, and what metrics derive from them.
+# Peak bytes per query and gallery image of a block: keys, rows, cosines, and the arrays that metrics derive from them.
 CELL_BYTES = 64
 
 Result = TypeVar("Result")
-# a block of queries and their cosines, float32 (B, N), -inf for excluded rows -> what ranks instead, likewise
+# (block of queries, their cosines, float32 (B, N), -inf for excluded rows) -> the similarities to rank by, likewise
 Mix = Callable[[slice, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The ranked gallery of some consecutive queries.
+    """The gallery, ranked for a block of consecutive queries.
 
     queries  slice into the query array.
     rows     int64, (B, N): gallery rows, best first; equal cosines keep gallery order; excluded rows come last.
@@ -46,14 +46,14 @@ def map_rankings(
 ) -> Iterator[Result]:
     """Rank the whole gallery for each query, measure each block of rankings, and yield the results in order.
 
-    features  float32, (Q, D), of the queries, as the network gives them.
+    features  float32, (Q, D), embeddings of the queries.
     gallery   float32, (N, d), from `refinement.gallery`.
-    exclude   int64, (Q, m): gallery rows that a query must neither find nor use, padded with -1.
-    memory    bytes that the blocks under way may take together, with what expansion gathers; but at least the
-              64 queries of one matrix product are ranked at a time.
-    mix       puts something else beside the cosines; then re-ranking has no part.
+    exclude   int64, (Q, m): gallery rows that a query may neither find nor use, padded with -1.
+    memory    limit in bytes on all blocks in progress, with the vectors gathered for expansion; but at least the 64
+              queries of one matrix product are ranked at a time.
+    mix       combines the cosines with other similarities; re-ranking is then not applied.
     """
-    gathered = min(refinement.settings.expand, len(gallery)) * gallery.shape[1] * 12  # neighbours' vectors, and copies
+    gathered = min(refinement.settings.expand, len(gallery)) * gallery.shape[1] * 12  # neighbours' vectors and copies
     query_bytes = CELL_BYTES * max(len(gallery), 1) + gathered
     workers = max(1, min(cores(), memory // (PRODUCT * query_bytes)))
     size = max(1, min(4, memory // (PRODUCT * query_bytes * workers))) * PRODUCT
@@ -64,7 +64,7 @@ def map_rankings(
 
     blocks = (slice(start, min(start + size, len(features))) for start in range(0, len(features), size))
     pending: deque[Future[Result]] = deque()
-    # One thread of BLAS each: more would compete with the other blocks.
+    # One BLAS thread per block: more would compete with the other blocks.
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
         for block in blocks:
             pending.append(pool.submit(work, block))
@@ -84,7 +84,7 @@ def _rank(
     def nearest(queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         cosines = _cosines(queries, gallery, exclude, exact=refinement.exact)
         count = min(count, len(gallery))
-        rows = np.argpartition(-cosines, count - 1, axis=1)[:, :count]  # a sum over them needs no order
+        rows = np.argpartition(-cosines, count - 1, axis=1)[:, :count]  # unordered: they are only summed
         found = np.take_along_axis(cosines, rows, axis=1)
         return found, np.where(np.isfinite(found), rows, -1)
 
@@ -111,10 +111,10 @@ def _cosines(queries: np.ndarray, gallery: np.ndarray, exclude: np.ndarray, *, e
 
 
 def _order(cosines: np.ndarray) -> np.ndarray:
-    """Row numbers by falling cosine, ties by row: one sort of 64-bit keys, several times as fast as a stable argsort.
+    """Sort rows by falling cosine, ties by row. One sort of 64-bit keys is several times as fast as a stable argsort.
 
-    A float32's bits, its sign bit flipped (all bits if negative), sort like the number; complemented, in falling order.
-    They become the upper half of a key whose lower half is the row.
+    The bits of a float32, with the sign bit flipped (all bits if negative), sort like the number; their complement
+    sorts in falling order. It is the upper half of a key whose lower half is the row.
     """
     bits = (cosines + np.float32(0)).view(np.uint32)  # + 0 turns -0 into 0
     falling = np.where(bits >> 31, bits, ~(bits | np.uint32(1 << 31)))

@@ -1,4 +1,4 @@
-"""Words beside pictures in an evaluation, as a search mixes them."""
+"""Late fusion of words and pictures in an evaluation, as in a search."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from lookalike.index.tags import Tags
 
 
 def mix_words(texts: dict[str, str], weight: float, queries: np.ndarray, gallery: np.ndarray) -> Mix | None:
-    """What puts the words of queries and gallery beside their cosines, as Searcher.fuse does.
+    """Return a function that mixes the similarity of words into the cosines, as Searcher.fuse does.
 
-    texts             by path; `weight` is theirs.
+    texts             by path; `weight` is that of the words.
     queries, gallery  paths, str, (Q,) and (G,).
 
-    TF-IDF is fitted on the gallery alone. A query without words that the gallery has is compared by picture alone. None
-    where the gallery has no words.
+    TF-IDF is fitted on the gallery only. A query that shares no word with the gallery is compared by picture only.
+    Returns None if the gallery has no words.
     """
     own = {row: texts[path] for row, path in enumerate(gallery.tolist()) if path in texts}
     if not own:

@@ -1,4 +1,4 @@
-"""Nearest neighbours behind one small interface: kinds of index, their tuning, files and search.
+"""Nearest-neighbour search behind one small interface: the kinds of index, their tuning, files and search.
 
 Imports base, artifacts and refinement.
 """

@@ -1,4 +1,4 @@
-"""Building an index: section `index` of params.yaml, the choice of a kind, training, tuning to a recall."""
+"""Building of an index: section `index` of params.yaml, the choice of a kind, training, tuning to a recall."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -24,10 +24,10 @@ __all__ = [
 INDEX_FILE = "index.faiss"
 DESCRIPTION_FILE = "index.json"
 BLOCK = 4096  # vectors added at a time
-TRAINING = 64  # vectors a centroid of an ivf, drawn by seed; at least TRAINING_LEAST
+TRAINING = 64  # training vectors per ivf list, drawn by seed; at least TRAINING_LEAST in all
 TRAINING_LEAST = 65_536
 
-Progress = Callable[[int], None]  # is told of n more vectors
+Progress = Callable[[int], None]  # called with the number of vectors added since the last call
 
 
 class Settings(Section, frozen=True):
@@ -46,7 +46,7 @@ class Settings(Section, frozen=True):
 
 
 class Plan(Section, frozen=True):
-    """How to build an index once more, on another gallery: nothing is chosen or tuned again."""
+    """Recipe of a built index, to build it again on another gallery without choosing or tuning."""
 
     design: Design
     refine: refine.Settings
@@ -54,18 +54,18 @@ class Plan(Section, frozen=True):
     seed: int
 
     def build(self, vectors: np.ndarray) -> Index:
-        """Build it over float32, (N, D), unit length."""
+        """Build the index over vectors, float32 (N, D), unit length."""
         return build(vectors, self.design, self.threads, self.seed)
 
 
 def choose(
     vectors: np.ndarray, sample: Sample, settings: Settings, tell: Callable[[str], None], progress: Progress
 ) -> tuple[Tuned, str]:
-    """Build the first index of those in question that reaches `target_recall` on a sample; and say why that one.
+    """Build candidates in order of preference until one reaches `target_recall`; return it and the reason for it.
 
     vectors  float32, (N, D), unit length.
 
-    Raises LookalikeError where none reaches it within `memory`.
+    Raises LookalikeError if no candidate reaches it within `memory`.
     """
     wanted = Wanted(settings.kind, settings.storage, settings.memory, settings.hnsw, settings.ivf)
     failed = []
@@ -76,11 +76,14 @@ def choose(
         if tuned.recall >= settings.target_recall:
             return tuned, reason
         failed.append(f"{design.kind}, {design.storage}: {tuned.recall:.4f}")
-        tell(f"{design.kind}, {design.storage} reaches recall {tuned.recall:.4f} of {settings.target_recall}; next")
+        tell(
+            f"{design.kind}, {design.storage} reaches recall {tuned.recall:.4f}, below {settings.target_recall}; "
+            "trying the next"
+        )
     raise LookalikeError(
-        f"index.target_recall is {settings.target_recall}, which no index in question reaches ({'; '.join(failed)}), "
-        f"with index.kind {settings.kind}, index.storage {settings.storage}, index.memory {settings.memory} MB; ask "
-        "for less, allow more memory (0 for no limit), or set kind and storage to auto"
+        f"index.target_recall is {settings.target_recall}, which no candidate index reaches ({'; '.join(failed)}) with "
+        f"index.kind {settings.kind}, index.storage {settings.storage}, index.memory {settings.memory} MB; lower it, "
+        "allow more memory (0 for no limit), or set kind and storage to auto"
     )
 
 
@@ -88,7 +91,7 @@ def build_and_tune(
     vectors: np.ndarray, design: Design, sample: Sample, target: float, threads: int = 1, seed: int = 0,
     progress: Progress = lambda rows: None,
 ) -> Tuned:  # fmt: skip
-    """Index all but the sample, tune with it, then index it too. See `build` and `tune`."""
+    """Build an index without the sample, tune it on the sample, then add the sample. See `build` and `tune`."""
     index, everything = _trained(vectors, design, threads, seed), np.arange(len(vectors))
     others = everything if design.kind == "flat" else np.setdiff1d(everything, sample.held)
     _add(index, vectors, others, threads, progress)
@@ -101,13 +104,13 @@ def build_and_tune(
 
 
 def build(vectors: np.ndarray, design: Design, threads: int = 1, seed: int = 0) -> Index:
-    """Build an index after a design, its effort included.
+    """Build an index from a design, which includes the effort.
 
     vectors  float32, (N, D), unit length; may be memory-mapped, and is read a block at a time.
 
-    With one thread the same input gives the same bytes: the order in which several of them link a graph's nodes would
-    change it. Beside the index, building takes the memory of one block and of the training vectors. Raises
-    LookalikeError where there are no vectors.
+    With one thread the same input gives the same bytes; with several, the order in which they link a graph's nodes
+    varies. Building takes the memory of the index, one block and the training vectors. Raises LookalikeError if there
+    are no vectors.
     """
     index, rows = _trained(vectors, design, threads, seed), np.arange(len(vectors))
     _add(index, vectors, rows, threads, lambda count: None)
@@ -116,7 +119,7 @@ def build(vectors: np.ndarray, design: Design, threads: int = 1, seed: int = 0) 
 
 
 def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> Index:
-    """An empty index that has seen, if it must, a sample drawn by seed."""
+    """Return an empty index, trained on a seeded sample if its kind needs training."""
     count, dim = vectors.shape
     if not count:
         raise LookalikeError("there are no vectors to index")
@@ -125,8 +128,8 @@ def _trained(vectors: np.ndarray, design: Design, threads: int, seed: int) -> In
         least = max(design.lists, ivf.CODES) if design.kind == "ivfpq" else design.lists
         if count < least:
             raise LookalikeError(
-                f"{count} images are too few to train {design.kind} with {design.lists} lists, which takes {least}; "
-                "set index.kind to auto, flat or hnsw, or, if they are a gallery of section protocol, enlarge that"
+                f"{count} images are too few to train {design.kind} with {design.lists} lists, which needs {least}; "
+                "set index.kind to auto, flat or hnsw, or, if section protocol made this gallery, make it larger"
             )
         few = min(count, max(TRAINING * design.lists, TRAINING_LEAST))
         rows = np.sort(np.random.default_rng(seed).choice(count, few, replace=False))
@@ -149,12 +152,13 @@ def fit(
     tell: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda rows: None,
 ) -> tuple[Refinement, Tuned, str]:
-    """Fit the refinement on a gallery's features, float32 (N, D), and choose, build and tune an index of the result.
+    """Fit the refinement on a gallery's features, float32 (N, D), then choose, build and tune an index of the result.
 
-    Returns the refinement, the index with its recall, and why it is that index. Peak memory: one or, while augmenting,
-    two times 4 N d bytes, the index, and blocks of a fixed size (docs/scaling.md). Raises LookalikeError for no images.
+    Returns the refinement, the index with its recall, and the reason for its kind. Peak memory: 4 N d bytes (twice that
+    while augmenting), the index, and blocks of a fixed size (docs/scaling.md). Raises LookalikeError if there are no
+    images.
     """
-    from threadpoolctl import threadpool_limits  # 17 ms that a search need not wait for
+    from threadpoolctl import threadpool_limits  # 17 ms to import, which a search does not need
 
     if not len(features):
         raise LookalikeError("there are no images to index; see data/processed/rejected.csv for why")
@@ -167,7 +171,7 @@ def fit(
 
 
 def _sample(features: np.ndarray, refinement: Refinement, vectors: np.ndarray, seed: int) -> Sample:
-    """Some of the gallery's images, drawn by seed, as a search for them would ask that does not know them."""
+    """Draw images of the gallery by seed and make queries of them, as if they were new to the gallery."""
     held = draw(len(vectors), seed)
 
     def nearest(queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Which indexes come into question for N vectors of D dimensions and so much memory, the best first."""
+"""Candidate indexes for N vectors of D dimensions within a memory limit, in order of preference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from lookalike.index.ivf import CODES, PER_LIST, Ivf
 from lookalike.index.ivf import Settings as IvfSettings
 
 KINDS: dict[Kind, type[Flat] | type[Hnsw] | type[Ivf]] = {"flat": Flat, "hnsw": Hnsw, "ivf": Ivf, "ivfpq": Ivf}
-# Comparing so many bytes takes about as long as walking a graph, and misses nothing (docs/scaling.md).
+# Up to this many bytes of vectors, comparing all takes about as long as a graph search, and is exact (docs/scaling.md).
 SCAN_BYTES = 2 << 20
-# Of what the memory allows, the fastest first; below them what is slower, or seldom reaches a high recall.
+# In order of preference: the fastest first, ivfpq last, because it seldom reaches a high recall.
 PREFERRED: tuple[tuple[Kind, Storage], ...] = (
     ("hnsw", "float16"), ("ivf", "float16"), ("hnsw", "int8"), ("ivf", "int8"), ("flat", "float16"), ("flat", "int8"),
     ("ivfpq", "int8"),
@@ -25,7 +25,7 @@ DEFAULT_STORAGE: dict[Kind, Storage] = {"flat": "float32", "hnsw": "float16", "i
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the settings leave open, and what they fix."""
+    """Settings that fix the kind of index, or leave it open ("auto")."""
 
     kind: Kind | Literal["auto"]
     storage: Storage | Literal["auto"]
@@ -35,18 +35,18 @@ class Wanted:
 
 
 def make_index(design: Design, dim: int) -> Index:
-    """An empty index, not yet trained."""
+    """Return an empty, untrained index."""
     kind = KINDS[design.kind]
     return kind(design, kind.make(design, dim))
 
 
 def predicted_bytes(design: Design, count: int, dim: int) -> int:
-    """Bytes that an index of `count` vectors will take, on disk and in memory."""
+    """Predict the bytes of an index of `count` vectors, on disk and in memory."""
     return KINDS[design.kind].predicted_bytes(design, count, dim)
 
 
 def candidates(wanted: Wanted, count: int, dim: int) -> Iterator[tuple[Design, str]]:
-    """Yield designs that fit into memory, the best first, each with the reason for it.
+    """Yield the designs that fit into memory, in order of preference, each with its reason.
 
     Raises LookalikeError if none does, or if a product quantiser cannot divide the dimensions.
     """
@@ -95,7 +95,7 @@ def _possible(wanted: Wanted, count: int, dim: int) -> Iterator[tuple[Kind, Stor
 
 
 def unfit(wanted: Wanted, count: int, dim: int) -> str:
-    """Why ivfpq cannot be built; "" if it can."""
+    """Return why ivfpq cannot be built; "" if it can."""
     if dim % wanted.ivf.code_bytes:
         return f"index.ivf.code_bytes is {wanted.ivf.code_bytes}, which does not divide {dim} dimensions"
     least = CODES * PER_LIST

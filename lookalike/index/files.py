@@ -1,4 +1,4 @@
-"""The folder of an index: `index.faiss`, its description, the refinement's projection, paths and labels."""
+"""Reading and writing of an index's folder: `index.faiss`, its description, the projection, paths and labels."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def save(
     tuned: Tuned, why: str, refinement: Refinement, settings: Settings, paths: np.ndarray, labels: np.ndarray,
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write an index, the refinement of its vectors and its description into an empty folder."""
+    """Write an index, its refinement and its description into an empty folder."""
     index = tuned.index
     index.save(folder / INDEX_FILE)
     refinement.save(folder)
@@ -43,18 +43,18 @@ def save(
 
 
 def open_file(folder: Path, *, mapped: bool = True) -> Index:
-    """Open the index that `save` wrote. Only for a folder that has been verified: FAISS trusts what it reads.
+    """Open the index that `save` wrote. Verify the folder first: FAISS trusts the files it reads.
 
-    mapped  leave it on disk and read what a search touches; else read it whole.
+    mapped  map the file, so that a search reads only the parts it touches; otherwise read all of it.
     """
     return read(folder / INDEX_FILE, load_plan(folder).design, mapped=mapped)
 
 
 def read(path: Path, design: Design, *, mapped: bool = True) -> Index:
-    """Read a FAISS file of that design; see `open_file`."""
+    """Read the FAISS file of an index with this design; see `open_file`."""
     try:
         return KINDS[design.kind](design, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0))
-    except (RuntimeError, MemoryError) as error:  # missing, cut off, or no index
+    except (RuntimeError, MemoryError) as error:  # missing, truncated, or not an index
         reason = " ".join(str(error).split())[-200:]
         raise LookalikeError(
             f"{path} cannot be read ({reason}); make it anew: dvc repro --force index (or fetch it: dvc pull)"
@@ -62,7 +62,7 @@ def read(path: Path, design: Design, *, mapped: bool = True) -> Index:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Read how an index was built."""
+    """Read the plan that an index was built from."""
     path = folder / DESCRIPTION_FILE
     try:
         return convert(json.loads(path.read_text(encoding="utf-8"))["plan"], Plan)

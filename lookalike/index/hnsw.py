@@ -24,16 +24,16 @@ class Settings(Section, frozen=True):
 
 
 class Hnsw(Index):
-    """A graph whose nodes are the vectors; `effort` is efSearch, the candidates kept on the way."""
+    """Graph whose nodes are the vectors; `effort` is efSearch, the number of candidates kept during a search."""
 
     def __init__(self, design: Design, index: faiss.Index) -> None:
         """See Index."""
         super().__init__(design, index)
-        self._added: list[np.ndarray] = []  # while it is built: which row each node is
+        self._added: list[np.ndarray] = []  # rows in the order of nodes, while the index is built
 
     @staticmethod
     def make(design: Design, dim: int) -> faiss.Index:
-        """An empty FAISS index; int8 still wants training."""
+        """Return an empty FAISS index; int8 still needs training."""
         metric = faiss.METRIC_INNER_PRODUCT
         if design.storage == "float32":
             index = faiss.IndexHNSWFlat(dim, design.neighbors, metric)
@@ -44,15 +44,15 @@ class Hnsw(Index):
 
     @staticmethod
     def predicted_bytes(design: Design, count: int, dim: int) -> int:
-        """Bytes of `count` vectors, their links, and for each node its level and where its links begin."""
-        levels = 2 + 1 / (design.neighbors - 1)  # twice M links at the bottom, M a level above, ever fewer nodes
+        """Predict the bytes of `count` vectors, their links, and the level and link offset of each node."""
+        levels = 2 + 1 / (design.neighbors - 1)  # 2 M links at the bottom, M per upper level, which few nodes reach
         return int(count * (dim * BYTES[design.storage] + 4 * design.neighbors * levels + 12))
 
     def _note_effort(self) -> None:
         self.raw.hnsw.efSearch = self.design.effort
 
     def _find(self, queries: np.ndarray, k: int, selector: faiss.IDSelector | None) -> tuple[np.ndarray, np.ndarray]:
-        effort = self.design.effort * max(1, -(-k // TARGET_K))  # what finds ten, k/10 times, finds k
+        effort = self.design.effort * max(1, -(-k // TARGET_K))  # tuned for k = 10; grows in proportion to k
         chosen = faiss.SearchParametersHNSW(efSearch=effort, sel=selector) if selector else _unfiltered(effort)
         found: tuple[np.ndarray, np.ndarray] = self.raw.search(queries, k, params=chosen)
         return found
@@ -83,5 +83,5 @@ class Hnsw(Index):
 
 @lru_cache
 def _unfiltered(effort: int) -> faiss.SearchParametersHNSW:
-    """Made once: making it takes half as long as a search."""
+    """Make the search parameters once per effort: making them takes half as long as a search."""
     return faiss.SearchParametersHNSW(efSearch=effort)

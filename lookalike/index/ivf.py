@@ -1,4 +1,4 @@
-"""Approximate search in the nearest of many lists; the vectors in them whole (ivf) or as short codes (ivfpq).
+"""Approximate search in the nearest of many lists, which hold whole vectors (ivf) or short codes (ivfpq).
 
 Sources: Sivic, Zisserman, Video Google, ICCV 2003 (lists); Jegou, Douze, Schmid, Product quantization for nearest
 neighbor search, TPAMI 2011; Ge, He, Ke, Sun, Optimized product quantization, TPAMI 2014 (the rotation before it).
@@ -15,10 +15,10 @@ from lookalike.index.base import Design, Index
 from lookalike.index.storage import BYTES, quantizer
 from lookalike.refinement.faiss_setup import centroids, faiss
 
-PER_LIST = 39  # FAISS's least number of training vectors a centroid
-ROTATION_TRAINING, ROTATION_ROUNDS = 16_384, 10  # vectors, and rounds over them: minutes, not hours
-SEED = 1234  # of k-means, FAISS's own
-CODES = 256  # of a product quantiser, a byte each
+PER_LIST = 39  # FAISS's minimum of training vectors per list
+ROTATION_TRAINING, ROTATION_ROUNDS = 16_384, 10  # vectors and iterations; more would take hours
+SEED = 1234  # of k-means, FAISS's default
+CODES = 256  # codes of a product quantiser, one byte each
 
 
 class Settings(Section, frozen=True):
@@ -28,16 +28,16 @@ class Settings(Section, frozen=True):
     code_bytes: Annotated[int, Meta(ge=1, le=256)]
 
     def lists_for(self, count: int) -> int:
-        """`lists`, or four times the square root of the number of vectors; fewer where too few would train them."""
+        """Return `lists` (if 0, 4 sqrt(count)), or fewer if `count` vectors are too few to train that many."""
         return max(1, min(self.lists or int(4 * count**0.5), count // PER_LIST))
 
 
 class Ivf(Index):
-    """Lists around centroids; `effort` is nprobe, the lists that are looked into."""
+    """Lists of vectors around centroids; `effort` is nprobe, the number of lists searched."""
 
     @staticmethod
     def make(design: Design, dim: int) -> faiss.Index:
-        """An untrained FAISS index."""
+        """Return an untrained FAISS index."""
         metric, coarse = faiss.METRIC_INNER_PRODUCT, faiss.IndexFlatIP(dim)
         if design.kind == "ivfpq":
             inner = faiss.IndexIVFPQ(coarse, dim, design.lists, design.code_bytes, 8, metric)
@@ -45,7 +45,7 @@ class Ivf(Index):
             inner = faiss.IndexIVFFlat(coarse, dim, design.lists, metric)
         else:
             inner = faiss.IndexIVFScalarQuantizer(coarse, dim, design.lists, quantizer(design.storage), metric, False)
-        inner.cp.spherical = True  # ivfpq's centroids; those of unit vectors are unit vectors
+        inner.cp.spherical = True  # for ivfpq: centroids of unit vectors are unit vectors
         inner.own_fields = True
         coarse.this.disown()
         if design.kind == "ivf":
@@ -60,13 +60,13 @@ class Ivf(Index):
 
     @staticmethod
     def predicted_bytes(design: Design, count: int, dim: int) -> int:
-        """Bytes of `count` vectors or codes, twice a row number for each, and the centroids."""
+        """Predict the bytes of `count` vectors or codes, two row numbers for each, and the centroids."""
         code = design.code_bytes if design.kind == "ivfpq" else dim * BYTES[design.storage]
         fixed = 4 * dim * (CODES + dim) if design.kind == "ivfpq" else 0  # codebook and rotation
         return count * (code + 16) + design.lists * (dim * 4 + 8) + fixed
 
     def train(self, vectors: np.ndarray) -> None:
-        """See Index. Lists of whole vectors are made anew alike on every processor; a product quantiser is not."""
+        """See Index. The lists of ivf are the same on every processor; the product quantiser of ivfpq is not."""
         if self.kind == "ivf":
             faiss.extract_index_ivf(self.raw).quantizer.add(centroids(vectors, self.design.lists, SEED))
         super().train(vectors)
@@ -76,7 +76,7 @@ class Ivf(Index):
         self.raw.add_with_ids(vectors, rows)
 
     def finish(self, rows: np.ndarray) -> None:
-        """See Index: note where each row lies, so that `vectors` can find it."""
+        """See Index: record where each row is stored, so that `vectors` can find it."""
         faiss.extract_index_ivf(self.raw).make_direct_map()
 
     def _note_effort(self) -> None:
@@ -107,9 +107,9 @@ class Ivf(Index):
         return found
 
     def _rotated(self, queries: np.ndarray) -> np.ndarray:
-        """Queries as the product quantiser takes them: float32, (Q, D)."""
+        """Rotate queries as the product quantiser needs them: float32 (Q, D) -> float32 (Q, D)."""
         rotated = np.empty(queries.shape, np.float32)
-        for row, query in enumerate(queries):  # in a matrix product each would depend, in its last bits, on the others
+        for row, query in enumerate(queries):  # in a matrix product the last bits of a row depend on the other rows
             rotated[row] = self._rotation @ query
         return rotated
 

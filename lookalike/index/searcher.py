@@ -1,4 +1,4 @@
-"""Features in, ranked rows out: a gallery's refinement and its index, asked together, and with words beside them."""
+"""Search of a gallery: from features to ranked rows, through its refinement and index, with or without words."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,14 +8,14 @@ import numpy as np
 from lookalike.refinement.refinement import Refinement
 
 NOBODY = np.zeros((0, 0), dtype=np.int64)
-BLOCK = 65_536  # images that share a word, compared at a time
+BLOCK = 65_536  # images that share a word with the query, compared at a time
 
 
 class Rows(Protocol):
-    """What a searcher asks: an index, or one with changes on top (lookalike/collection/overlay.py)."""
+    """Interface that a searcher needs: an index, or one with changes (lookalike/collection/overlay.py)."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N, the number of images."""
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See Index.search."""
@@ -34,12 +34,12 @@ class Matched:
 
 @dataclass(frozen=True)
 class Fused:
-    """What picture and words found together, best first: up to k of each.
+    """Hits of a picture and words together, best first: arrays of up to k.
 
     rows     int64.
-    cosines  float32, what ranks: (1 - w) visual + w text.
-    visual   float32, of the refined vectors.
-    text     float32, of the words; 0 for an image that shares none.
+    cosines  float32, what hits are ranked by: (1 - w) visual + w text.
+    visual   float32, cosine of the refined vectors.
+    text     float32, cosine of the words; 0 for an image that shares none.
     """
 
     rows: np.ndarray
@@ -49,21 +49,21 @@ class Fused:
 
 
 class Searcher:
-    """A gallery's refinement and index, asked together."""
+    """Refinement and index of one gallery, searched together."""
 
     def __init__(self, refinement: Refinement, index: Rows) -> None:
-        """Take the two as they were built on the same gallery."""
+        """Take a refinement and an index that were built on the same gallery."""
         self.refinement, self.index = refinement, index
 
     def search(
         self, features: np.ndarray, k: int, exclude: np.ndarray = NOBODY, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k most similar images of each query, best first.
+        """Find the k images most similar to each query, best first.
 
-        features  float32, (Q, D), as the network gives them.
+        features  float32, (Q, D), the network's output.
         k         1 to N.
-        exclude   int64, (Q, m): gallery rows that a query must neither find nor use, padded with -1.
-        allowed   bool, (N,): the rows that may be found; expansion uses all. None for all.
+        exclude   int64, (Q, m): gallery rows that a query may neither find nor use, padded with -1.
+        allowed   bool, (N,): the rows that may be found; None for all. Query expansion uses all rows.
 
         Returns cosines, float32 (Q, k), of the refined vectors, and gallery rows, int64 (Q, k). Where fewer than k
         images remain, rows are -1. Re-ranking changes the order, not the cosines.
@@ -73,7 +73,7 @@ class Searcher:
     def search_projected(
         self, queries: np.ndarray, k: int, exclude: np.ndarray = NOBODY, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `search`, for queries that `refinement.project` made, or vectors of the index: float32 (Q, d)."""
+        """Search as `search` does, with projected queries or vectors of the index: float32 (Q, d)."""
         queries = self.refinement.expand(queries, lambda asked, n: self._nearest(asked, n, exclude), self.index.vectors)
         count = max(k, min(self.refinement.settings.rerank, len(self.index)))
         cosines, rows = self._nearest(queries, count, exclude, allowed)
@@ -83,20 +83,20 @@ class Searcher:
     def fuse(
         self, query: np.ndarray, matched: Matched, weight: float, k: int, allowed: np.ndarray | None = None
     ) -> Fused:
-        """Find the k images most similar by picture and words: late fusion, one weight.
+        """Find the k images most similar by picture and words: late fusion with one weight.
 
             cosine = (1 - w) cos(query, image) + w cos(words of the query, words of the image)
 
         query    float32, (1, d), projected, or a vector of the index.
         matched  all images that share a word and may be found.
-        weight   w, 0 to 1. At 1 only what shares a word is found.
+        weight   w, 0 to 1. At 1 only images that share a word are found.
         allowed  as in `search`.
 
-        Compared are the k nearest of the picture alone and all of `matched`, by their stored vectors. No other image
-        can be among the first k: it shares no word, and k images are at least as near. So it is exact where the index
-        is; where that is approximate, what it misses can be missed here. Re-ranking has no part in it.
+        The candidates are the k images nearest to the picture, and all of `matched`; their stored vectors are compared.
+        No other image can be among the first k: it shares no word, and k images are at least as near. The result is
+        therefore as exact as the index. Re-ranking is not applied.
 
-        It is the inner product of vectors laid end to end, the picture's times sqrt(1 - w), the words' times sqrt(w).
+        The sum is the inner product of concatenated vectors: the picture's times sqrt(1 - w), the words' times sqrt(w).
         Source: Atrey, Hossain, El Saddik, Kankanhalli, Multimodal fusion for multimedia analysis: a survey, Multimedia
         Systems 16, 2010: linear weighted fusion at the decision level.
         """
@@ -121,5 +121,5 @@ class Searcher:
         cosines, rows = self.index.search(queries, min(k + exclude.shape[1], len(self.index)), allowed)
         unwanted = (rows[:, :, None] == exclude[:, None, :]).any(axis=2)  # (Q, k + m)
         rows[unwanted] = -1
-        order = np.argsort(unwanted, axis=1, kind="stable")[:, :k]  # the wanted first, in their order
+        order = np.argsort(unwanted, axis=1, kind="stable")[:, :k]  # unwanted rows last, the order kept
         return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(rows, order, axis=1)

@@ -1,19 +1,19 @@
-"""Tags: words that somebody gave to images, compared by TF-IDF.
+"""Tags: words that people gave to images, compared by TF-IDF.
 
-    words     of a text: case folded, accents taken off, runs of letters, digits and underscores
-    weight    w(t, d) = (1 + ln tf(t, d)) idf(t), of each word t of an image or a query d, scaled to length 1
-              idf(t) = 1 + ln((1 + n) / (1 + df(t))), n images that have words, df(t) of them the word t
+    words     runs of letters, digits and underscores in a text, case folded, without accents
+    weight    w(t, d) = (1 + ln tf(t, d)) idf(t), for each word t of an image or a query d, scaled to length 1
+              idf(t) = 1 + ln((1 + n) / (1 + df(t))); n images have words, df(t) of them have the word t
     cosine    sum over t of w(t, query) w(t, image): 0 without a word in common, 1 for the same words
 
-Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 6.2 to 6.4; the ones added in idf are
-scikit-learn's, whose TfidfVectorizer fits. A query is weighed here, by the same formula: a machine that only searches
-has no scikit-learn. Words that no image has count for nothing.
+Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 6.2 to 6.4. scikit-learn's TfidfVectorizer
+fits, and adds the ones in idf. Queries are weighted here, by the same formula, because a machine that only searches
+has no scikit-learn. Words that no image has are ignored.
 
-On disk, beside the index, as an inverted file, of which a query reads what its words need:
+On disk an inverted file lies beside the index; a query reads only the entries of its own words:
 
     tags.json         weight, images, and the T words in order
     tags_idf.npy      float32, (T,)
-    tags_starts.npy   int64, (T + 1,): entries starts[t] to starts[t + 1] are of word t
+    tags_starts.npy   int64, (T + 1,): word t has the entries starts[t] to starts[t + 1]
     tags_rows.npy     int32, (E,): the image of each entry, ascending within a word
     tags_weights.npy  float32, (E,)
     tags_texts.json   the text of each image, by its path
@@ -38,11 +38,11 @@ from lookalike.base.params import Section
 
 FILE, TEXTS_FILE = "tags.json", "tags_texts.json"
 ARRAYS = ("idf", "starts", "rows", "weights")
-HINTED = 5000  # words up to which the nearest are looked for, which takes milliseconds
+HINTED = 5000  # up to this many words, similar ones are suggested, which takes milliseconds
 
 
 class TextError(LookalikeError):
-    """A text that the collection cannot be searched with: the question is at fault, not the collection."""
+    """A text that the collection cannot be searched with. The fault is the query's, not the collection's."""
 
 
 class Settings(Section, frozen=True):
@@ -54,14 +54,14 @@ class Settings(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Words:
-    """A query: numbers of its words, int64 (m,), ascending, and their weights, float32 (m,), of length 1."""
+    """Words of a query: their numbers, int64 (m,), ascending, and weights, float32 (m,), of length 1."""
 
     terms: np.ndarray
     weights: np.ndarray
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order.
+    """Split a text into its words, in order.
 
     >>> words("Café-Tasse, ROT (No. 7)")
     ['cafe', 'tasse', 'rot', 'no', '7']
@@ -71,12 +71,12 @@ def words(text: str) -> list[str]:
 
 
 def read(file: Path, paths: np.ndarray) -> dict[int, str]:
-    """Read a CSV of path and text: the text of each row that has words, rows ascending.
+    """Read a CSV with the columns path and text. Returns the text of each row that has words, rows ascending.
 
     paths  str, (N,), of the collection, sorted.
 
-    Raises LookalikeError, with the line, for a path that is unknown or there twice, a file without any word, and what
-    `table.rows` refuses.
+    Raises LookalikeError, which names the line, for a path that is unknown or repeated, for a file without any word,
+    and for a table that `csv_rows.rows` rejects.
     """
     if not file.is_file():
         raise LookalikeError(f"index.tags.file is {file}, which does not exist; name a CSV of path,text, or data/none")
@@ -86,39 +86,39 @@ def read(file: Path, paths: np.ndarray) -> dict[int, str]:
         row = row_of.get(fields["path"])
         if row is None:
             raise LookalikeError(
-                f"{where}: {fields['path']!r} is no image of the collection; paths are as in image_paths.npy, such as "
-                f"{str(paths[0])!r}. Mend the path or take out the line (was the picture rejected? "
-                "data/processed/rejected.csv)"
+                f"{where}: {fields['path']!r} is not in the collection; write paths as in image_paths.npy, "
+                f"such as {str(paths[0])!r}. Correct the path or delete the line (if the picture was rejected, "
+                "data/processed/rejected.csv says so)"
             )
         if row in found:
             raise LookalikeError(
-                f"{where}: {fields['path']!r} is there already, in {found[row][0].rpartition(', ')[2]}; put both texts "
+                f"{where}: {fields['path']!r} is already in {found[row][0].rpartition(', ')[2]}; put both texts "
                 "into one line"
             )
         found[row] = where, fields["text"].strip()
     texts = {row: text for row, (_, text) in sorted(found.items()) if words(text)}
     if not texts:
         raise LookalikeError(
-            f"{file}: none of its {len(found)} lines gives an image a word; fill the column text, or set "
+            f"{file}: none of its {len(found)} lines contains a word; fill the column text, or set "
             "index.tags.file to data/none"
         )
     return texts
 
 
 class Tags:
-    """The words of a collection's images."""
+    """Words of a collection's images, as an inverted file."""
 
     def __init__(
         self, weight: float, images: int, terms: list[str], idf: np.ndarray, starts: np.ndarray, rows: np.ndarray,
         weights: np.ndarray,
     ) -> None:  # fmt: skip
-        """Take what the module's head describes; `weight` is what a search gives words beside a picture."""
+        """Take the arrays that the module's docstring describes; `weight` is that of words beside a picture."""
         self.weight, self.images, self.terms = weight, images, terms
         self.idf, self.starts, self.rows, self.weights = idf, starts, rows, weights
 
     @classmethod
     def fit(cls, texts: dict[int, str], weight: float) -> "Tags":
-        """Weigh the words of images, given by their rows, ascending; each text has a word."""
+        """Weight the words of images. `texts` maps rows, ascending, to texts that each have a word."""
         from sklearn.feature_extraction.text import TfidfVectorizer  # seconds to import
 
         vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32)
@@ -130,21 +130,21 @@ class Tags:
         return cls(weight, len(texts), terms, idf, starts, rows, matrix.data)
 
     def save(self, folder: Path, texts: dict[str, str]) -> None:
-        """Write them, and the texts that they come from, by path, into an index's folder."""
+        """Write the tags, and the texts that they come from, by path, into an index's folder."""
         write_json(folder / FILE, {"weight": self.weight, "images": self.images, "terms": self.terms})
         write_json(folder / TEXTS_FILE, texts)
         for name in ARRAYS:
             np.save(folder / f"tags_{name}.npy", getattr(self, name), allow_pickle=False)
 
     def query(self, text: str) -> Words:
-        """Weigh the words of a query. Raises TextError where no image has any of them."""
+        """Weight the words of a query. Raises TextError if no image has any of them."""
         weighed = self.weigh(text)
         if weighed is None:
-            raise TextError(f"no image's tags have a word of {text!r}{self._hint(words(text))}")
+            raise TextError(f"no tag contains a word of {text!r}{self._hint(words(text))}")
         return weighed
 
     def weigh(self, text: str) -> Words | None:
-        """Likewise; None where no image has any of them."""
+        """Weight the words of a query; returns None if no image has any of them."""
         counts = {self._term(word): count for word, count in sorted(Counter(words(text)).items())}
         known = {term: count for term, count in counts.items() if term is not None}
         if not known:
@@ -154,14 +154,17 @@ class Tags:
         return Words(terms, (weights / np.linalg.norm(weights)).astype(np.float32))
 
     def own(self, row: int) -> Words | None:
-        """The words of an image; None if it has none."""
+        """Return the words of an image; None if it has none."""
         entries = np.flatnonzero(self.rows == row)
         if not len(entries):
             return None
         return Words(np.searchsorted(self.starts, entries, side="right") - 1, np.asarray(self.weights[entries]))
 
     def match(self, query: Words) -> tuple[np.ndarray, np.ndarray]:
-        """Images that share a word with a query: rows, int64 (m,), ascending, and cosines, float32 (m,), above 0."""
+        """Find the images that share a word with a query.
+
+        Returns rows, int64 (m,), ascending, and cosines, float32 (m,), above 0.
+        """
         entries = [slice(self.starts[term], self.starts[term + 1]) for term in query.terms.tolist()]
         parts = [weight * self.weights[own] for own, weight in zip(entries, query.weights, strict=True)]
         rows, place = np.unique(np.concatenate([self.rows[own] for own in entries]), return_inverse=True)
@@ -182,7 +185,7 @@ class Tags:
 
 
 def load_texts(folder: Path) -> dict[str, str]:
-    """The text of each image of an index, by its path; none if it has no tags."""
+    """Read the text of each image of an index, by path; empty if the index has no tags."""
     try:
         return dict(json.loads((folder / TEXTS_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -190,10 +193,10 @@ def load_texts(folder: Path) -> dict[str, str]:
 
 
 def load(folder: Path) -> Tags | None:
-    """Open the tags of an index that was verified, arrays memory-mapped; None if it has none."""
+    """Open the tags of a verified index, arrays memory-mapped; returns None if it has none."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        # Views: a memory map's own indexing takes longer than to read what it is asked for.
+        # Views as plain arrays: indexing a np.memmap takes longer than reading the entries.
         maps = [np.asarray(np.load(folder / f"tags_{name}.npy", "r", allow_pickle=False)) for name in ARRAYS]
         return Tags(content["weight"], content["images"], content["terms"], *maps)
     except FileNotFoundError:

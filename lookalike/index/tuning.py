@@ -1,4 +1,4 @@
-"""How hard an index must look to find what exact search finds: decided by recall, told in distances, never in time."""
+"""Tuning of an index's effort to a target recall. Cost is counted in compared vectors, never in time."""
 
 from dataclasses import dataclass
 
@@ -6,28 +6,28 @@ import numpy as np
 
 from lookalike.index.base import TARGET_K, Index
 
-SAMPLE = 1000  # images that are looked for, of ten times as many or more
-MOST = 4096  # efSearch or nprobe tried at most
-TIED = 1e-6  # of a cosine: what is as near as the tenth is as good as the tenth
-BLOCK = 8192  # vectors compared at a time: more take gigabytes, and are no quicker
+SAMPLE = 1000  # queries for tuning, in a collection of 10,000 images or more
+MOST = 4096  # the largest efSearch or nprobe tried
+TIED = 1e-6  # a cosine within this of the tenth counts as equally near
+BLOCK = 8192  # vectors compared at a time; more take gigabytes and are not faster
 
 
 def draw(count: int, seed: int) -> np.ndarray:
-    """Rows of the sample: int64, sorted; a tenth of few images, none of one."""
+    """Draw the rows of the sample: int64, sorted; a tenth of a small collection, none of a single image."""
     size = min(SAMPLE, max(count // 10, 1), count - 1)
     return np.sort(np.random.default_rng(seed).choice(count, max(size, 0), replace=False))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that an index does not hold yet when it is tuned, as a search would ask for them.
+    """Images held out of an index while it is tuned, as queries.
 
-    An index finds its own images with far less effort than new ones: tuned on those, it would miss its target in use.
+    An index finds its own images with far less effort than new ones: tuned on its own, it would miss its target in use.
 
     held     int64, (Q,): their rows, sorted.
     queries  float32, (Q, D), unit length.
-    kth      float32, (Q,): the cosine of the k-th nearest row that is not held, k = 10 or all there are.
-    vectors  float32, (N, D): the gallery before any storage's rounding.
+    kth      float32, (Q,): the cosine of the k-th nearest row that is not held; k is 10, or all such rows.
+    vectors  float32, (N, D): the gallery, before the storage rounds it.
     """
 
     held: np.ndarray
@@ -37,23 +37,23 @@ class Sample:
 
     @classmethod
     def of(cls, vectors: np.ndarray, held: np.ndarray, queries: np.ndarray) -> "Sample":
-        """Find the true neighbours by comparing with every vector that is not held."""
+        """Make a sample: find the true neighbours by comparing with every vector that is not held."""
         cosines, _ = nearest_others(queries, vectors, held, TARGET_K)
         return cls(held, queries, cosines[:, -1] if cosines.shape[1] else np.zeros(len(queries), np.float32), vectors)
 
     @property
     def k(self) -> int:
-        """How many neighbours count."""
+        """Number of neighbours that count."""
         return min(TARGET_K, len(self.vectors) - len(self.held))
 
     def recall(self, rows: np.ndarray) -> float:
-        """Share of the k nearest that were found, per tied distance.
+        """Compute recall@k: the share of the k nearest that were found; ties count as found.
 
             recall@k = mean over queries of (found rows whose cosine >= the k-th true cosine - 1e-6) / k
 
-        rows  int64, (Q, k), -1 where nothing was found. An empty sample misses nothing.
+        rows  int64, (Q, k), -1 where nothing was found. The recall of an empty sample is 1.
 
-        Source: faiss contrib/evaluation.py, which likewise counts by distance, so that ties cost nothing.
+        Source: faiss contrib/evaluation.py, which also compares distances, so that ties cost nothing.
         """
         if not len(self.queries) or not self.k:
             return 1.0
@@ -63,7 +63,10 @@ class Sample:
 
 
 def nearest_others(queries: np.ndarray, vectors: np.ndarray, held: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows that are not held, or all: cosines, float32 (Q, k), best first, and rows, int64 (Q, k)."""
+    """Find the k nearest rows that are not held, or all of these if they are fewer than k.
+
+    Returns cosines, float32 (Q, k), best first, and rows, int64 (Q, k).
+    """
     k = min(k, len(vectors) - len(held))
     best = np.zeros((len(queries), 0), np.float32)
     rows = np.zeros((len(queries), 0), np.int64)
@@ -82,7 +85,7 @@ def nearest_others(queries: np.ndarray, vectors: np.ndarray, held: np.ndarray, k
 
 @dataclass(frozen=True)
 class Tuned:
-    """An index, the recall it reaches on a sample, and with how many comparisons a query."""
+    """An index, the recall it reaches on a sample, and the comparisons it makes per query."""
 
     index: Index
     recall: float
@@ -90,11 +93,11 @@ class Tuned:
 
 
 def tune(index: Index, sample: Sample, target: float) -> Tuned:
-    """Find the least effort whose recall on the sample is at least the target, or the most there is.
+    """Find the least effort whose recall on the sample reaches the target; if none does, the largest effort.
 
-    index  without the sample's images, if it is approximate.
+    index  an approximate index must not hold the sample's images.
 
-    Recall is taken to rise with effort: doubling until it suffices, then halving the interval.
+    Recall is assumed to rise with effort: the effort is doubled until it suffices, then found by bisection.
     """
     if index.kind == "flat":
         return Tuned(index, _flat_recall(index, sample), float(len(index)))
@@ -116,7 +119,7 @@ def tune(index: Index, sample: Sample, target: float) -> Tuned:
 
 
 def _flat_recall(index: Index, sample: Sample) -> float:
-    """Of an index that holds all images, the sample's too: only its storage's rounding can miss."""
+    """Compute the recall of a flat index, which holds the sample too: it misses only by its storage's rounding."""
     if index.design.storage == "float32" or not len(sample.queries) or not sample.k:
         return 1.0
     others = np.ones(len(index), dtype=bool)

@@ -10,7 +10,7 @@ from lookalike.networks.keras_setup import keras
 from lookalike.networks.vit_presets import TOWERS, Family, Tower
 
 WEIGHTS_FILE = "model.weights.h5"  # name of the weights file in a preset's folder
-EXTRA = "pip install -r requirements-vit.txt"
+EXTRA = "pip install -r requirements/vit.txt"
 # Mean and standard deviation of each channel, for pixels from 0 to 1, that each family was trained with: Google's for
 # ViT and SigLIP, ImageNet's for DINOv2, OpenAI's for CLIP.
 # Sources: their image processors, and KerasHub's tools/checkpoint_conversion.

@@ -1,4 +1,4 @@
-"""Making embeddings compare better without a label, and FAISS, configured.
+"""Refinement of embeddings, so that they compare better, without labels; and FAISS, configured.
 
 Imports base and artifacts.
 """

@@ -1,4 +1,4 @@
-"""The one place that sets FAISS up: everything here takes `faiss` from this module."""
+"""FAISS, configured. Import `faiss` from here, never directly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ from lookalike.base.vectors import STEPS, on_grid
 
 __all__ = ["centroids", "faiss", "matrix_products"]
 
-_FROM = 20  # FAISS's own number of queries from which it compares by matrix products
-# A search compares one query at a time: in a product its cosines would depend, in their last bits, on its company.
+_FROM = 20  # FAISS's default: from this many queries on, it compares by matrix products
+# A search compares one query at a time: in a matrix product the last bits of its cosines depend on the other queries.
 faiss.cvar.distance_compute_blas_threshold = 1 << 30
 
 
 @contextmanager
 def matrix_products(threads: int = 0) -> Iterator[None]:
-    """Let FAISS compare by matrix products, which training and all-with-all need to be quick, on so many threads.
+    """Let FAISS compare by matrix products, on `threads` threads: training and all-pairs search need the speed.
 
-    threads  0 to leave their number as it is.
+    threads  0 leaves the number of threads as it is.
 
-    Not for two threads of a process at a time: FAISS's settings are global.
+    Not thread-safe: FAISS's settings are global.
     """
     before = faiss.omp_get_max_threads()
     faiss.cvar.distance_compute_blas_threshold = _FROM
@@ -35,10 +35,10 @@ def matrix_products(threads: int = 0) -> Iterator[None]:
 
 
 def centroids(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Find the centroids of k-means, the same on every processor: float32 (N, d) on the grid -> (count, d) on it.
+    """Compute k-means centroids, the same on every processor: float32 (N, d) on the grid -> (count, d) on the grid.
 
-    Scaled by the grid's steps, vectors and centroids are whole numbers, which FAISS is told to keep so: their sums are
-    exact in whatever order. Rounded to float32 instead, k-means drifts apart within a few rounds.
+    Vectors are scaled by the grid's steps to whole numbers, and FAISS keeps the centroids whole, so sums are exact in
+    any order. With centroids rounded to float32, results on different processors diverge within a few iterations.
     """
     dim = vectors.shape[1]
     kmeans = faiss.Clustering(dim, count)
@@ -46,5 +46,5 @@ def centroids(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     assigned = faiss.IndexFlatL2(dim)
     kmeans.train(np.ascontiguousarray(vectors * np.float32(STEPS)), assigned)
     found = faiss.vector_to_array(kmeans.centroids).reshape(count, dim).astype(np.float64)
-    found[(found == 0).all(axis=1), 0] = 1  # the mean of opposite vectors may round to nothing
+    found[(found == 0).all(axis=1), 0] = 1  # the mean of opposite vectors may round to zero
     return on_grid(found)

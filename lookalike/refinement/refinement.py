@@ -1,6 +1,6 @@
-"""Making embeddings compare better without a label: what is fitted on a gallery, and what is done to its queries.
+"""Refinement of embeddings, so that they compare better, without labels: fitted on a gallery, applied to its queries.
 
-In this order, each part off or on by one setting:
+The parts, in this order, each turned on or off by one setting:
 
     both        signed power of each activation   Jegou, Chum, Negative evidences and co-occurences in image retrieval,
                                                   ECCV 2012; Arandjelovic, Zisserman, CVPR 2012 (RootSIFT)
@@ -31,14 +31,14 @@ from lookalike.refinement.faiss_setup import centroids, faiss, matrix_products
 from lookalike.refinement.reranking import rerank
 
 BLOCK = 4096  # rows held in float64 at a time
-# Grid steps in a length of 1, to which principal axes are rounded: solvers differ by 3e-14 an element, between
-# processors, so that one element in some hundred millions is rounded otherwise.
+# Grid steps per unit, to which principal axes are rounded. Solvers on different processors differ by 3e-14 per element,
+# so about one element in a hundred million rounds differently.
 AXIS_STEPS = 1 << 16
-EXACT_NEIGHBOURS = 100_000  # images up to which augmentation compares all with all
-SPARE = 8  # neighbours more than are asked for, among which last bits may change places
-JOIN_WEIGHT = 0.2  # with it, images that join are found as often as others (benchmarks/changes.py)
-NEIGHBOUR_LISTS = 16  # looked into for an image's neighbours, of four times the square root of the images
-NEIGHBOUR_BYTES = 1 << 27  # that the neighbours of the rows under way may take
+EXACT_NEIGHBOURS = 100_000  # up to this many images, augmentation compares all pairs
+SPARE = 8  # additional neighbours to fetch, because the last bits of cosines can swap the order
+JOIN_WEIGHT = 0.2  # makes joined images as easy to find as others (benchmarks/changes.py)
+NEIGHBOUR_LISTS = 16  # lists searched for an image's neighbours, of 4 sqrt(images) lists
+NEIGHBOUR_BYTES = 1 << 27  # limit on the memory of the neighbours of one block of rows
 
 
 # (queries (Q, d), k) -> cosines (Q, k) and rows (Q, k) of the k nearest in the gallery, rows -1 where none is left
@@ -63,16 +63,16 @@ OFF = Settings(power=1.0, pca=0, whiten=0.0, augment=0, expand=0, alpha=1.0, rer
 
 
 class Refinement:
-    """What was fitted on a gallery, and the settings it was fitted with."""
+    """A refinement: the projection fitted on a gallery, and the settings it was fitted with."""
 
     def __init__(self, settings: Settings, mean: np.ndarray, components: np.ndarray) -> None:
         """Keep the projection: mean (D,) and components (D, d), float32; both empty without PCA."""
         self.settings, self.mean, self.components = settings, mean, components
-        self._components = components.astype(np.float64)  # 60 us a query, where float32 takes 20 and rounds otherwise
+        self._components = components.astype(np.float64)  # 60 us a query; float32: 20 us, rounded differently
 
     @property
     def exact(self) -> bool:
-        """Whether its vectors are on the grid, where inner products are exact: see `vectors.on_grid`."""
+        """Whether refined vectors are on the grid, where inner products are exact: see `vectors.on_grid`."""
         return self.settings.pca > 0
 
     @classmethod
@@ -80,9 +80,9 @@ class Refinement:
         """Fit the projection on a gallery's features, float32 (N, D), which may be memory-mapped.
 
         PCA diagonalises the covariance C = V diag(l) V'; the projection onto the d largest is (x - mean) V l^(-w/2),
-        with w the setting `whiten`: 0 keeps the variances, 1 makes them equal, between shrinks their differences.
+        where w is the setting `whiten`: 0 keeps the variances, 1 equalises them, values between do so in part.
 
-        Raises LookalikeError for more dimensions than the features or the gallery have, or whitening without PCA.
+        Raises LookalikeError if `pca` exceeds the dimensions or the images less one, or for whitening without PCA.
         """
         if not settings.pca:
             if settings.whiten:
@@ -94,22 +94,22 @@ class Refinement:
                 f"index.refine.pca is {settings.pca}, but the gallery has {count} images of {dim} dimensions; "
                 f"choose at most {max(min(count - 1, dim), 0)} (one less than the images), or 0 for none, with whiten 0"
             )
-        from threadpoolctl import threadpool_limits  # a search, which fits nothing, need not wait for it
+        from threadpoolctl import threadpool_limits  # a search does not need it
 
-        with threadpool_limits(1):  # several threads add in another order: the last bits would depend on the cores
+        with threadpool_limits(1):  # on several threads the order of sums, so the last bits, depends on the cores
             mean, variances, vectors = _principal(features, settings)
         if variances[0] < 1e-12:
             raise LookalikeError(
-                f"all {count} images of the gallery have the same embedding, so there are no directions for "
-                "index.refine.pca; set it to 0, with whiten 0, or look at the images and the network"
+                f"all {count} images of the gallery have the same embedding, so PCA finds no directions; "
+                "set index.refine.pca and index.refine.whiten to 0, or check the images and the network"
             )
-        floor = variances[0] * 1e-10  # a gallery of few distinct images has directions of no variance
+        floor = variances[0] * 1e-10  # with few distinct images some directions have no variance
         scales = (np.maximum(variances, floor) ** (-settings.whiten / 2)).astype(np.float32)
         axes = (np.rint(vectors * AXIS_STEPS) + 0.0) / AXIS_STEPS  # + 0 turns -0 into 0
         return cls(settings, mean.astype(np.float32), (axes * scales).astype(np.float32))
 
     def project(self, features: np.ndarray) -> np.ndarray:
-        """Power and projection, the same for gallery and query: float32 (N, D) -> float32 (N, d), unit length."""
+        """Apply power, PCA and whitening, to gallery or query: float32 (N, D) -> float32 (N, d), unit length."""
         width = self.settings.pca or features.shape[1]
         result = np.empty((len(features), width), np.float32)
         for start in range(0, len(features), BLOCK):
@@ -119,21 +119,21 @@ class Refinement:
         return result
 
     def _finished(self, vectors: np.ndarray) -> np.ndarray:
-        """Scale vectors, float64 (N, d), to unit length; after a PCA, on the grid: float32."""
+        """Scale vectors, float64 (N, d), to unit length, and with PCA round them to the grid: float32 (N, d)."""
         return on_grid(vectors) if self.exact else unit_length(vectors)
 
     def gallery(self, features: np.ndarray) -> np.ndarray:
-        """The vectors to search among: projected, and each the weighted mean of its neighbourhood.
+        """Refine a gallery: project its features, then replace each vector by the weighted mean of its neighbourhood.
 
             x_i <- sum over j among the n nearest of x_i, itself included, of max(cos(x_i, x_j), 0)^alpha x_j
 
-        float32 (N, D) -> float32 (N, d), unit length. Beside both it holds the N d floats it began with, and 128 MB of
-        neighbours. Above 100,000 images the nearest are looked for in the nearest lists only: all with all would take
+        float32 (N, D) -> float32 (N, d), unit length. In addition to both it holds the N d projected floats, and 128 MB
+        of neighbours. Above 100,000 images, neighbours are searched in the nearest lists only: all pairs would take
         hours.
         """
         vectors = self.project(features)
         count = min(self.settings.augment, len(vectors))
-        if count < 2:  # its only neighbour would be itself
+        if count < 2:  # an image is its own nearest neighbour
             return vectors
         augmented = np.empty_like(vectors)
         step = max(1, NEIGHBOUR_BYTES // (count * vectors.shape[1] * 4))
@@ -146,18 +146,18 @@ class Refinement:
         return augmented
 
     def join(self, vectors: np.ndarray, nearest: Nearest, stored: Vectors) -> np.ndarray:
-        """What vectors become that join a gallery later, whose own vectors do not move.
+        """Refine vectors that join a gallery later; the gallery's own vectors stay as they are.
 
             x <- x + w sum over the n - 1 nearest gallery vectors g of max(cos(x, g), 0)^alpha g
 
-        w is JOIN_WEIGHT, not 1: the gallery's vectors are means already, and means of means would be found too often.
+        w is JOIN_WEIGHT, not 1: the gallery's vectors are means already, so at weight 1 joined images rank too high.
 
         vectors  float32, (B, d), projected.
-        nearest  finds gallery vectors; `stored` gives those of rows it found.
+        nearest  finds gallery vectors; `stored` returns the vectors of the rows found.
 
         Returns float32, (B, d), unit length.
         """
-        count = self.settings.augment - 1  # the first of its neighbours is itself, with weight 1
+        count = self.settings.augment - 1  # without itself, which has weight 1
         if count < 1:
             return vectors
         cosines, rows = nearest(vectors, count)
@@ -165,12 +165,12 @@ class Refinement:
         return self._finished(vectors + JOIN_WEIGHT * neighbours)
 
     def expand(self, queries: np.ndarray, nearest: Nearest, vectors: Vectors) -> np.ndarray:
-        """Alpha query expansion: a query is joined by its n nearest gallery vectors g; without it, the query itself.
+        """Apply alpha query expansion: add the n nearest gallery vectors g to each query. No change if it is off.
 
             q <- q + sum over g of max(cos(q, g), 0)^alpha g
 
         queries  float32, (Q, d), projected.
-        nearest  finds them; `vectors` gives the vectors of rows it found.
+        nearest  finds gallery vectors; `vectors` returns the vectors of the rows found.
 
         Returns float32, (Q, d), unit length.
         """
@@ -189,7 +189,7 @@ class Refinement:
             own_cosines[:count], own_rows[:count] = own_cosines[:count][order], own_rows[:count][order]
 
     def _weighted_sum(self, cosines: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Sum float32 vectors (B, n, d) in float64, where on the grid, for alpha 1, no bit of a sum is lost."""
+        """Sum float32 vectors (B, n, d) in float64: on the grid, with alpha 1, the sum is exact."""
         weights = np.maximum(cosines, 0).astype(np.float64) ** self.settings.alpha  # (B, n)
         return np.asarray((weights[:, np.newaxis] @ vectors.astype(np.float64))[:, 0])  # (B, d)
 
@@ -217,8 +217,8 @@ class Refinement:
 
 
 def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (D,), and the largest variances (d,) with their directions (D, d), float64, of a gallery's features."""
-    import scipy.linalg  # a search, which fits nothing, need not wait for it
+    """Compute PCA: the mean (D,), the largest variances (d,) and their directions (D, d), all float64."""
+    import scipy.linalg  # a search does not need it
 
     count, dim = features.shape
     total, outer = np.zeros(dim), np.zeros((dim, dim))
@@ -230,14 +230,15 @@ def _principal(features: np.ndarray, settings: Settings) -> tuple[np.ndarray, np
     covariance = outer / count - np.outer(mean, mean)
     variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[dim - settings.pca, dim - 1])
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[np.newaxis], axis=0)  # (1, d)
-    vectors = np.copysign(1, largest) * vectors  # solvers differ in an axis's sign
-    return mean, variances[::-1], vectors[:, ::-1]  # scipy's ascend
+    vectors = np.copysign(1, largest) * vectors  # the sign of an axis depends on the solver
+    return mean, variances[::-1], vectors[:, ::-1]  # scipy sorts them ascending
 
 
 def _among(vectors: np.ndarray, *, exact: bool) -> Nearest:
-    """What finds nearest vectors among float32 (N, d): exactly, or for many in lists around centroids.
+    """Return a search for nearest vectors among float32 (N, d): exact, or, for many, in lists around centroids.
 
-    exact  the vectors are on the grid. Others' cosines, whose last bits depend on the processor, are computed again.
+    exact  whether the vectors are on the grid. If not, the last bits of cosines depend on the processor, so cosines are
+           computed again in float64.
     """
     count, dim = vectors.shape
     if count <= EXACT_NEIGHBOURS:
@@ -260,7 +261,7 @@ def _among(vectors: np.ndarray, *, exact: bool) -> Nearest:
 
 
 def _recompared(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the nearest n of candidates, rows (B, m), by cosines summed in float64: cosines (B, n), rows (B, n)."""
+    """Sort candidates, rows (B, m), by cosines summed in float64. Returns the best n: cosines and rows, (B, n)."""
     cosines = np.empty(rows.shape)
     for query, own, own_rows in zip(queries, cosines, rows, strict=True):
         own[:] = vectors[own_rows].astype(np.float64) @ query.astype(np.float64)
@@ -270,10 +271,10 @@ def _recompared(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, n: i
 
 
 def _powered(features: np.ndarray, power: float) -> np.ndarray:
-    """Signed power of float32 (N, D), scaled to length 1 before and after: float64."""
+    """Apply power normalisation, sign(x) |x|^power: float32 (N, D) -> float64 (N, D). Unit length before and after."""
     vectors = directions(features)
     if power == 1:
         return vectors
     magnitudes = np.abs(vectors)
-    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes**power  # the root is far quicker
+    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes**power  # np.sqrt is far faster
     return directions(np.copysign(magnitudes, vectors))

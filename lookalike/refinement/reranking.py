@@ -1,16 +1,16 @@
-"""Re-ranking a shortlist by k-reciprocal neighbours.
+"""Re-ranking of a shortlist by k-reciprocal neighbours.
 
 Source: Zhong, Zheng, Cao, Li, Re-ranking person re-identification with k-reciprocal encoding, CVPR 2017.
 """
 
 import numpy as np
 
-# k1, k2 and lambda of the paper, whose 20, 6 and 0.3 were set for pedestrians; k1 chosen on validation queries here
+# k1, k2 and lambda. The paper uses 20, 6 and 0.3, for pedestrians; here k1 was chosen on validation queries
 RECIPROCAL, LOCAL, ORIGINAL_WEIGHT = 30, 6, 0.3
 
 
 def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
-    """Order a shortlist by k-reciprocal encoding: who is near each other counts more than who is near the query.
+    """Order a shortlist by k-reciprocal encoding: shared neighbours count more than the cosine to the query.
 
     query      float32, (d,), unit length.
     shortlist  float32, (L, d), unit length, most similar first.
@@ -22,10 +22,10 @@ def rerank(query: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
     """
     vectors = np.vstack([query, shortlist])  # (L + 1, d), the query first
     cosines = (vectors @ vectors.T).astype(np.float64)
-    nearest = np.argsort(-cosines, axis=1, kind="stable")  # each is its own nearest
+    nearest = np.argsort(-cosines, axis=1, kind="stable")  # the nearest of each is itself
     near = np.zeros(cosines.shape, dtype=bool)
     np.put_along_axis(near, nearest[:, : RECIPROCAL + 1], True, axis=1)
-    np.fill_diagonal(near, True)  # of more equals than k1, the last are not among their own nearest
+    np.fill_diagonal(near, True)  # among more than k1 identical vectors, some would miss themselves
     weights = np.where(near & near.T, np.exp(cosines - 1), 0)
     weights /= weights.sum(axis=1, keepdims=True)
     weights = weights[nearest[:, :LOCAL]].mean(axis=1)  # (L + 1, L + 1), rows sum to 1

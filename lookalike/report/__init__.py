@@ -1,4 +1,4 @@
-"""Figures, tables, plots and the page that show a result.
+"""Figures, tables, plots and the page that show the result of an evaluation.
 
 Imports base, artifacts, refinement, index and evaluation.
 """

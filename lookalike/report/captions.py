@@ -1,10 +1,10 @@
-"""The pictures that `evaluate` draws, as the report and the page of figures show them, in this order."""
+"""Pictures that `evaluate` draws, with titles and captions, in the order of the report and the browser page."""
 
 from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """A picture in `plots/`; a wide one scrolls sideways on a phone instead of shrinking."""
+    """A picture in `plots/`. A wide one scrolls sideways on a phone instead of shrinking."""
 
     name: str
     title: str
@@ -13,7 +13,7 @@ class Figure(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Its file's name."""
+        """Name of the file."""
         return f"{self.name}.png"
 
 

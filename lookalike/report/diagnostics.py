@@ -1,4 +1,4 @@
-"""What a person looks at in a result: worst queries, confusions, near-duplicates, a map. Tables and picture lists."""
+"""Tables and examples to look at: worst queries, confusions, near-duplicates, a map of the gallery."""
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,16 @@ from lookalike.refinement.faiss_setup import faiss, matrix_products
 from lookalike.report.plots import Example, Hit
 
 OTHER, UNLABELLED = "(other)", "(no label)"
-MOST_COMPARED = 20_000  # images; comparing all with all grows with the square
-# Times as many pairs as are listed are compared again in float64: float32's last bits depend on the processor.
+MOST_COMPARED = 20_000  # images; the time to compare all pairs grows with the square
+# This many times the listed pairs are compared again in float64: the last bits of float32 depend on the processor.
 ROUNDED_OTHERWISE = 4
 
 
 def spread(result: Evaluation, split: Split, most: int) -> list[int]:
-    """Numbers of queries spread evenly from the best average precision to the worst; in file order if unmeasured."""
+    """Choose queries spread evenly from the best average precision to the worst; in file order if not measured.
+
+    Returns numbers of queries.
+    """
     count = len(split.queries)
     by_ap = np.argsort(-result.per_query["AP"].to_numpy(), kind="stable")
     order = np.arange(count) if split.unmeasurable else by_ap
@@ -25,14 +28,14 @@ def spread(result: Evaluation, split: Split, most: int) -> list[int]:
 
 
 def worst(result: Evaluation, most: int) -> list[int]:
-    """Numbers of the queries with the lowest average precision, the lowest first."""
+    """Choose the queries with the lowest average precision, lowest first. Returns their numbers."""
     return [int(query) for query in np.argsort(result.per_query["AP"].to_numpy(), kind="stable")[:most]]
 
 
 def examples(
     queries: list[int], result: Evaluation, split: Split, pixels: np.ndarray, labels: np.ndarray
 ) -> list[Example]:
-    """Pictures of some queries and of what they found.
+    """Collect the pictures of some queries and of their hits.
 
     pixels  uint8, (N, S, S, 3); labels  str, (N,); both of the whole collection.
     """
@@ -53,9 +56,9 @@ def examples(
 
 
 def confusions(result: Evaluation, most: int) -> pd.DataFrame:
-    """actual, predicted: one row a query of the `most` hardest classes, predicted being the label of its first hit.
+    """List the queries of the `most` hardest classes: actual, predicted (the first hit's label); one row per query.
 
-    Labels that are predicted for none of these classes often enough to be among them are `(other)`.
+    Of other labels, the `most` frequent are kept; the rest become `(other)`.
     """
     hardest = set(result.by_class["class"].head(most))
     table = result.per_query.loc[result.per_query["label"].isin(hardest), ["label", "first"]]
@@ -70,10 +73,11 @@ def confusions(result: Evaluation, most: int) -> pd.DataFrame:
 def near_duplicates(
     features: np.ndarray, paths: np.ndarray, labels: np.ndarray, sha256: np.ndarray, most: int, seed: int
 ) -> pd.DataFrame:
-    """path, label, other_path, other_label, cosine, same_bytes: the most similar pairs with different labels.
+    """List the most similar pairs with different labels, by raw cosine.
 
-    By raw cosine. Mislabelled images and copies under two names come first. A pair is missed only where each has 50
-    others nearer to it. Above 20,000 images, a seeded sample is compared.
+    Columns: path, label, other_path, other_label, cosine, same_bytes. Wrong labels and copies under two names come
+    first. A pair is missed only if each image has 50 others nearer to it. Above 20,000 images, a seeded sample is
+    compared.
     """
     labelled = np.flatnonzero(labels != "")
     if len(labelled) > MOST_COMPARED:
@@ -85,7 +89,7 @@ def near_duplicates(
         cosines, rows = faiss.knn(vectors, vectors, min(50, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     one, place = np.nonzero(labels[labelled][rows] != labels[labelled][:, None])
     ends = np.sort(np.stack([one, rows[one, place]], axis=1), axis=1)  # (pairs, 2), rows of `vectors`
-    pairs, where = np.unique(ends, axis=0, return_index=True)  # a pair may be found from either end
+    pairs, where = np.unique(ends, axis=0, return_index=True)  # a pair can be found from either of its images
     pairs = pairs[np.argsort(-cosines[one, place][where], kind="stable")[: ROUNDED_OTHERWISE * most]]
     cosine = (vectors[pairs[:, 0]].astype(float) * vectors[pairs[:, 1]]).sum(axis=1).round(6)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -cosine))[:most]
@@ -97,12 +101,12 @@ def near_duplicates(
 
 
 def gallery_map(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int) -> pd.DataFrame:
-    """x, y, class: the gallery laid out in the plane by t-SNE, neighbours together; a seeded sample above `most`.
+    """Lay out the gallery in the plane by t-SNE: x, y, class. Above `most` images, a seeded sample.
 
     vectors  float32, (N, d), unit length.
 
     Source: van der Maaten, Hinton, Visualizing Data using t-SNE, JMLR 2008; scikit-learn's, started from PCA.
-    The same vectors give the same layout on every x86 processor; its loops are compiled otherwise for others.
+    The same vectors give the same layout on every x86 processor; other processors have other compiled loops.
     """
     rows = np.arange(len(vectors))
     if len(rows) > most:
@@ -111,8 +115,8 @@ def gallery_map(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int) -
         return pd.DataFrame(columns=["x", "y", "class"])
     from sklearn.manifold import TSNE  # a second to import
 
-    # t-SNE blows the least difference up, so whatever rounds otherwise on another processor is kept from it: BLAS
-    # computes neither distances nor start, equal distances keep the order of rows, and one thread sums.
+    # t-SNE amplifies the smallest difference, so its input and sums must not depend on the processor: BLAS computes
+    # neither distances nor start, equal distances keep the order of rows, and one thread sums.
     chosen = vectors[rows].astype(np.float64)
     squares = (chosen**2).sum(axis=1)
     distances = np.maximum(squares[:, np.newaxis] + squares - 2 * chosen @ chosen.T, 0).round(9)  # (n, n)
@@ -126,9 +130,9 @@ def gallery_map(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int) -
 
 
 def _plane(vectors: np.ndarray) -> np.ndarray:
-    """Where t-SNE starts: the two principal axes of float64 (n, d), 0.0001 wide: float32 (n, 2)."""
+    """Compute the start of t-SNE: float64 (n, d) on its two principal axes, scaled to 0.0001, float32 (n, 2)."""
     centred = vectors - vectors.mean(axis=0)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]  # (d, 2), the largest first
-    axes = axes * np.copysign(1, axes[np.abs(axes).argmax(axis=0), [0, 1]])  # solvers differ in an axis's sign
+    axes = axes * np.copysign(1, axes[np.abs(axes).argmax(axis=0), [0, 1]])  # the sign of an axis depends on the solver
     places = centred @ axes
     return np.asarray((places / places[:, 0].std()).round(6) * 1e-4, np.float32)

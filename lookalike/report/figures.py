@@ -1,4 +1,4 @@
-"""Drawing what an evaluation found."""
+"""Drawing of the figures of an evaluation."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def draw(
     result: Evaluation, tables: dict[str, pd.DataFrame], split: Split, pixels: np.ndarray, labels: np.ndarray,
     settings: Settings, folder: Path,
 ) -> None:  # fmt: skip
-    """Draw each table, or the reason why there is nothing to draw."""
+    """Draw a figure for each table, or a figure that says why there is nothing to draw."""
     if split.unmeasurable:
         for name in ("precision_recall", "recall_at_k", "average_precision", "worst"):
             plots.message(f"Quality cannot be measured:\n{split.unmeasurable}.", folder / f"{name}.png")

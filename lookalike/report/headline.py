@@ -1,4 +1,4 @@
-"""The figures of metrics.json: measured over the protocol's split, over more seeds, through the index that ships."""
+"""Figures of metrics.json: measured over the protocol's split, over more seeds, and through the index that ships."""
 
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ SHIPPED_K = 10
 BLOCK = 256  # queries searched at a time
 
 
-HEADLINE = ["P@1", "P@10", "R@10", "Top-5", "Top-10", "NDCG@10", "MRR"]  # of those that `k` asks for
+HEADLINE = ["P@1", "P@10", "R@10", "Top-5", "Top-10", "NDCG@10", "MRR"]  # those of them that `evaluate.k` includes
 
 
 def fit_and_measure(
     features: np.ndarray, labels: np.ndarray, split: Split, refine: RefineSettings, settings: Settings
 ) -> Evaluation:
-    """Fit a refinement on the gallery, then rank and measure."""
+    """Fit a refinement on the gallery, then rank and measure it."""
     refinement = Refinement.fit(features[split.gallery], refine)
     return measure(features, labels, split, refinement, refinement.gallery(features[split.gallery]), settings)
 
@@ -39,12 +39,12 @@ def measure(
     features: np.ndarray, labels: np.ndarray, split: Split, refinement: Refinement, gallery: np.ndarray,
     settings: Settings,
 ) -> Evaluation:  # fmt: skip
-    """Rank and measure a gallery, float32 (N, d), that the refinement made."""
+    """Rank and measure a refined gallery, float32 (N, d)."""
     return evaluation.evaluate(features, labels, split, refinement, gallery, settings.k, settings.memory << 20)
 
 
 def figures_of(table: pd.DataFrame) -> dict[str, Any]:
-    """The headline from the table of all figures: few, because each is a column of `dvc exp show`."""
+    """Select the headline from the table of all figures: few, because each is a column of `dvc exp show`."""
     rows = table.set_index("figure")
     columns = {"": "value", "_low": "low", "_high": "high", "_raw": "raw", "_seeds_mean": "seeds_mean",
                "_seeds_sd": "seeds_sd"}  # fmt: skip
@@ -53,11 +53,11 @@ def figures_of(table: pd.DataFrame) -> dict[str, Any]:
     figures |= {name: float(rows.loc[name, "value"]) for name in HEADLINE if name in rows.index}
     if "P@1" in rows.index:
         figures["P@1_raw"] = float(rows.loc["P@1", "raw"])
-    return {name: value for name, value in figures.items() if np.isfinite(value)}  # one split has no spread
+    return {name: value for name, value in figures.items() if np.isfinite(value)}  # with one split there is no spread
 
 
 def shipped(searcher: Searcher, kind: str, features: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
-    """P@10 through the kind of index that ships: its distance from the exact P@10 is what approximation costs."""
+    """Measure P@10 through the kind of index that ships. Exact P@10 minus this is the cost of approximation."""
     k = min(SHIPPED_K, len(searcher.index))
     found = []
     for start in range(0, len(split.queries), BLOCK):
@@ -70,7 +70,7 @@ def shipped(searcher: Searcher, kind: str, features: np.ndarray, labels: np.ndar
 def with_tags(
     index: Path, collection: Collection, split: Split, refinement: Refinement, gallery: np.ndarray, settings: Settings
 ) -> dict[str, float]:
-    """What mAP is with each query's own words beside its picture, if it has some; nothing for an index without."""
+    """Measure mAP with each query's own words beside its picture, if it has any; empty for an index without tags."""
     words, paths = tags.load(index), collection.paths
     if words is None or not words.weight:
         return {}
@@ -88,9 +88,9 @@ def over_seeds(
     result: Evaluation, paths: np.ndarray, features: np.ndarray, labels: np.ndarray, sha256: np.ndarray,
     protocol_settings: protocol.Settings, refine: RefineSettings, settings: Settings,
 ) -> pd.DataFrame:  # fmt: skip
-    """figure, seeds_mean, seeds_sd: over split seeds counted up from the protocol's; no row if there is one split.
+    """Measure over split seeds, counted up from the protocol's: figure, seeds_mean, seeds_sd; no row for one split.
 
-    result  what the first of them, the protocol's own, gave.
+    result  that of the first seed, the protocol's own.
     """
     if protocol_settings.kind != "holdout" or settings.split_seeds < 2:
         return pd.DataFrame(columns=["figure", "seeds_mean", "seeds_sd"])

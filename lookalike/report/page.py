@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run, to read on a phone or send to a colleague."""
+"""Report of a run: one self-contained HTML page, to read on a phone or send to a colleague."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from lookalike.report.captions import FIGURES, Figure
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; numbers are shown with three digits."""
+    """A table of the page. Numbers have three decimals."""
 
     title: str
     text: str
@@ -25,7 +25,7 @@ class Table:
 
 
 def write(path: Path, pictures: Iterable[Figure], tables: list[Table], **content: Any) -> None:
-    """Render `report.html.j2`, everything it shows inside the one file; the pictures lie beside it."""
+    """Render `page.html.j2` into one file that embeds the pictures, which lie in the same folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -45,12 +45,12 @@ def write(path: Path, pictures: Iterable[Figure], tables: list[Table], **content
 def write_evaluation(
     folder: Path, tables: dict[str, pd.DataFrame], headline: dict[str, Any], traces: Path | None
 ) -> None:
-    """Write report.html from what `evaluate` measured and drew.
+    """Write report.html from the tables and figures of `evaluate`.
 
-    folder    holds the figures, and receives the page.
-    tables    by the names of their CSV files.
-    headline  what metrics.json says.
-    traces    folder of the stages' JSON traces, which say where the images, the network and the index are from.
+    folder    contains the figures; the page is written there.
+    tables    by the name of their CSV file.
+    headline  the content of metrics.json.
+    traces    folder of the stages' JSON traces, which describe the images, the network and the index.
     """
     names = ("raw", "processed", "model", "features", "index")
     trace = {name: _trace(traces, name) for name in names}
@@ -94,7 +94,7 @@ def _cards(headline: dict[str, Any], figures: pd.DataFrame) -> list[dict[str, st
 
 
 class _Unknown(dict[str, Any]):
-    """A trace that was not given: every field reads as a question mark."""
+    """A missing trace: every field reads as a question mark."""
 
     def __missing__(self, _key: str) -> str:
         return "?"
@@ -105,7 +105,7 @@ def _trace(traces: Path | None, name: str) -> dict[str, Any]:
     try:
         return _Unknown(json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {})
     except ValueError:
-        raise LookalikeError(f"{path} is no trace of a stage; make it anew: dvc repro") from None
+        raise LookalikeError(f"{path} is not the trace of a stage; make it anew: dvc repro") from None
 
 
 def _cells(table: Table) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures from tables, the same bytes in every run."""
+"""Plots of tables, the same bytes in every run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,15 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from lookalike.base.files import new_file
 
-# Whatever the user's matplotlibrc says; and a class may be called $_$, which is no formula.
+# Independent of the user's matplotlibrc. A class may be called $_$, which must not be parsed as a formula.
 own_style = style.context(["default", {"text.parse_math": False}])
-CELL, MARGIN = (1.25, 1.75), 0.08  # inches that a picture and its caption take, and around a picture
+CELL, MARGIN = (1.25, 1.75), 0.08  # inches: a picture with its caption (width, height), and the margin around it
 BLUE, GREEN, RED, GREY = "#1f5fa8", "#1b8a4b", "#c0392b", "#8a8f98"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture of a result: pixels uint8 (S, S, 3); relevant is None where it is not known."""
+    """Picture of a hit: pixels uint8 (S, S, 3); `relevant` is None if it is not known."""
 
     pixels: np.ndarray
     label: str
@@ -31,7 +31,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of a query, pixels uint8 (S, S, 3), and of what it found, best first."""
+    """Picture of a query, pixels uint8 (S, S, 3), with its hits, best first."""
 
     pixels: np.ndarray
     label: str
@@ -41,7 +41,7 @@ class Example:
 
 @own_style
 def precision_recall(curve: pd.DataFrame, by_rank: pd.DataFrame, mean_ap: float, queries: int, path: Path) -> None:
-    """Mean interpolated precision at 101 recall levels, that of raw cosine, and the curve rank by rank."""
+    """Draw mean interpolated precision at 101 recall levels, that of raw cosine, and the curve rank by rank."""
     figure, axes = _new(5.5, 4.5)
     axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=2, label="this search")
     axes.plot(by_rank["recall"], by_rank["precision"], color=BLUE, linewidth=1, linestyle=":", label="not interpolated")
@@ -54,7 +54,7 @@ def precision_recall(curve: pd.DataFrame, by_rank: pd.DataFrame, mean_ap: float,
 
 @own_style
 def average_precision(per_query: pd.DataFrame, path: Path) -> None:
-    """How many queries have which average precision."""
+    """Draw the histogram of the queries' average precision."""
     figure, axes = _new(5.5, 4)
     axes.hist(per_query["AP"], bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
     mean = per_query["AP"].mean()
@@ -67,7 +67,7 @@ def average_precision(per_query: pd.DataFrame, path: Path) -> None:
 
 @own_style
 def gallery_map(places: pd.DataFrame, path: Path) -> None:
-    """The gallery in the plane, its ten largest classes in colour and the others grey, names at their centres."""
+    """Draw the gallery in the plane: the ten largest classes in colour, with their names, all others in grey."""
     figure, axes = _new(7, 6.2)
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
@@ -82,7 +82,7 @@ def gallery_map(places: pd.DataFrame, path: Path) -> None:
         axes.scatter(own["x"], own["y"], s=12, color=colour, linewidths=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
         centre = own["x"].median(), own["y"].median()
-        # Above the centre: a small cluster stays in sight.
+        # Above the centre, so that the label does not hide a small cluster.
         axes.annotate(_short(label), centre, (0, 14), "data", "offset points", ha="center", fontsize=9, bbox=box)
     which = f": the {len(largest)} largest classes in colour" if len(others) and len(largest) else ""
     axes.set_title(f"Map of {len(places):,} gallery images (t-SNE){which}")
@@ -91,7 +91,7 @@ def gallery_map(places: pd.DataFrame, path: Path) -> None:
 
 @own_style
 def recall_at_k(recall: pd.DataFrame, path: Path) -> None:
-    """Mean share of all relevant images among the first k, and what a perfect ranking would reach."""
+    """Draw the mean share of all relevant images among the first k, and that of a perfect ranking."""
     figure, axes = _new(5.5, 4.5)
     axes.plot(recall["k"], recall["recall"], marker="o", markersize=3, label="measured", color=BLUE, linewidth=2)
     axes.plot(recall["k"], recall["best_possible"], color=GREY, linestyle="--", label="best possible")
@@ -105,7 +105,7 @@ def recall_at_k(recall: pd.DataFrame, path: Path) -> None:
 
 @own_style
 def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
-    """Bars of the largest classes, split into gallery and queries; the rest are summed up in the title."""
+    """Draw bars of the largest classes, split into gallery and queries; the title counts all classes."""
     shown = counts.head(most).iloc[::-1]
     figure, axes = _new(6.5, 1.4 + 0.22 * len(shown))
     axes.barh(shown["class"], shown["gallery"], color=BLUE, label="gallery")
@@ -121,14 +121,14 @@ def images_per_class(counts: pd.DataFrame, path: Path, most: int = 40) -> None:
 
 @own_style
 def example_queries(examples: list[Example], title: str, path: Path) -> None:
-    """A row a query: the query, then its hits, framed green (same class) or red, labelled with cosine and class."""
+    """Draw a row per query: the query, then its hits, framed green (same class) or red, with cosine and class."""
     if not examples:
         message("There is no query: the collection has one image.", path)
         return
     columns = 1 + max(len(example.hits) for example in examples)
     width, height = CELL[0] * columns, CELL[1] * len(examples) + 0.45
     figure = Figure(figsize=(width, height), dpi=100)
-    # One pair of axes, in inches from the top left: a pair for each picture would take seconds to lay out.
+    # One pair of axes, in inches from the top left. A pair for each picture takes seconds to lay out.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     axes.text(width / 2, 0.12, title, ha="center", va="top", fontsize=10)
@@ -139,19 +139,19 @@ def example_queries(examples: list[Example], title: str, path: Path) -> None:
             axes.text(MARGIN, top - 0.05, f"AP {example.average_precision:.2f}", fontsize=8)
         for column, hit in enumerate(example.hits, start=1):
             colour = None if hit.relevant is None else GREEN if hit.relevant else RED
-            mark = "" if hit.relevant is None else " ✓" if hit.relevant else " ✗"  # not by colour alone
+            mark = "" if hit.relevant is None else " ✓" if hit.relevant else " ✗"  # readable without colour
             caption = f"{hit.cosine:.3f}{mark}\n{_short(hit.label)}"
             _picture(axes, CELL[0] * column, top, hit.pixels, caption, colour)
-    axes.set(xlim=(0, width), ylim=(height, 0))  # as they were before the pictures
+    axes.set(xlim=(0, width), ylim=(height, 0))  # imshow changed them
     _save(figure, path)
 
 
 @own_style
 def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
-    """Milliseconds a query against recall, for each method: what finding more costs."""
+    """Draw milliseconds per query against recall, for each method."""
     figure, axes = _new(5.5, 4.5)
     for (method, rows), colour in zip(curve.groupby("method", sort=False), (GREY, BLUE, GREEN, RED), strict=False):
-        if len(rows) == 1 and rows["recall"].iloc[0] == 1:  # exact: a point would hide among those of another
+        if len(rows) == 1 and rows["recall"].iloc[0] == 1:  # exact: a line, because a point would be hidden
             axes.axhline(rows["p50_ms"].iloc[0], color=colour, linestyle="--", label=method)
             continue
         axes.plot(rows["recall"], rows["p50_ms"], color=colour, marker="o", markersize=4, label=method)
@@ -159,7 +159,7 @@ def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
             axes.annotate(str(row.effort), (row.recall, row.p50_ms), fontsize=7, xytext=(-4, 4), ha="right",
                           textcoords="offset points", color=colour)  # fmt: skip
     axes.set(xlabel="Recall against exact search", ylabel="Milliseconds a query (median)", yscale="log")
-    plain = StrMethodFormatter("{x:g}")  # a log axis writes formulas by default, which `own_style` leaves unread
+    plain = StrMethodFormatter("{x:g}")  # a log axis defaults to formulas, which `own_style` does not parse
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(plain)
     axes.set_title(f"What finding more costs, {images:,} images")
@@ -170,7 +170,7 @@ def operating_curve(curve: pd.DataFrame, images: int, path: Path) -> None:
 
 @own_style
 def message(text: str, path: Path) -> None:
-    """A figure that says why there is nothing to draw."""
+    """Draw a figure that says why there is nothing to draw."""
     figure, axes = _new(5.5, 2)
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=axes.transAxes)
@@ -202,5 +202,5 @@ def _short(label: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     with new_file(path) as partial:
-        # without the version of matplotlib, which would change the file's hash
+        # the version of matplotlib would change the file's hash
         figure.savefig(partial, format="png", metadata={"Software": None})

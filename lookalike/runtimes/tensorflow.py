@@ -16,7 +16,7 @@ from lookalike.base.params import UNUSED
 from lookalike.networks.vit_presets import TOWERS
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
 
-GPU_LIBRARIES = "pip install -r requirements-gpu.txt"
+GPU_LIBRARIES = "pip install -r requirements/gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
     "runtimes/tensorflow.py",
@@ -112,7 +112,7 @@ def _cuda() -> list[str]:
 
 def version(precision: Precision, backbone: str) -> str:
     """Return the versions of TensorFlow, Keras, KerasHub if it has the backbone, and the GPU libraries installed."""
-    hub = [installed("keras-hub", "requirements-vit.txt")] if backbone in TOWERS else []
+    hub = [installed("keras-hub", "requirements/vit.txt")] if backbone in TOWERS else []
     return ", ".join([installed("tensorflow"), installed("keras"), *hub, *_cuda()])
 
 

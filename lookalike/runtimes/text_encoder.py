@@ -27,7 +27,7 @@ def load(folder: Path) -> Reader:
     except ImportError as error:
         raise LookalikeError(
             f"tokenizers, needed to search with texts, cannot be imported ({error}): "
-            "pip install -r requirements-vit.txt"
+            "pip install -r requirements/vit.txt"
         ) from None
     try:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))

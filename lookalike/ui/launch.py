@@ -39,7 +39,7 @@ def run(port: int, host: str, options: dict[str, Path | None]) -> None:
 def how(port: int, host: str, options: dict[str, Path | None]) -> tuple[list[str], dict[str, str]]:
     """The command that serves the page, and its environment."""
     if find_spec("streamlit") is None:
-        raise LookalikeError("Streamlit is not installed: pip install -r requirements-serve.txt")
+        raise LookalikeError("Streamlit is not installed: pip install -r requirements/serve.txt")
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
     settings += [f"--server.port={port}", f"--server.address={host}"]
     if _is_loopback(host):  # no other name leads here, whatever a page elsewhere makes a browser believe

@@ -113,6 +113,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    if isinstance(content, list) and len(content) == 1:  # as benchmark writes its times
+        content = content[0]
     return content if isinstance(content, dict) else {}
 
 

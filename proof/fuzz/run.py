@@ -49,7 +49,7 @@ def main() -> int:
             TARGETS[name].feed(args.input.read_bytes())
         return 0
     if importlib.util.find_spec("atheris") is None:
-        sys.exit("fuzz: error: atheris is not installed; pip install --require-hashes -r requirements-proof.txt")
+        sys.exit("fuzz: error: atheris is not installed; pip install --require-hashes -r requirements/proof.txt")
     if args.child:
         fuzz(args.targets[0], args.folder, args.seconds)
     reports = [run(name, args.folder / name, args.seconds) for name in args.targets or NAMES]

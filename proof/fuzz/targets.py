@@ -181,7 +181,7 @@ def built() -> Path:
 
 def vouch(here: Path) -> None:
     """Write the trace that says the folder is as it should be."""
-    write_json(verify.trace_of(here), {"files": files.digests(here)})
+    write_json(verify.trace_of(here), {"files": [files.digests(here)]})
 
 
 def ask(here: Path, changes: Path) -> None:
@@ -230,7 +230,7 @@ def trace(content: bytes) -> None:
     except LookalikeError as error:
         refused(error)
     else:
-        if json.loads(content)["files"] != files.digests(here):
+        if json.loads(content)["files"] != [files.digests(here)]:
             raise DefectError("a trace was believed that is not of these files")
     finally:
         path.write_bytes(before)

@@ -9,8 +9,8 @@ pyproject.toml, [tool.mutmut], says which modules and by which tests; what has b
 a run that was stopped goes on, and one after a change of the code tries the functions that changed. After a change of
 the tests, name what survived to try it again, or delete mutants/: only then is it noted anew which functions a test
 that was there before calls. A mutant is killed if a test fails with it, if it takes far longer than the tests do, or if
-it crashes. Survivors must be in proof/suite/survivors.txt, with the reason why no test can tell them from the code. Exits 1
-for one that is not there, or where fewer than 90 % of those tried are killed.
+it crashes. Survivors must be in proof/suite/survivors.txt, with the reason why no test can tell them from the code.
+Exits 1 for one that is not there, or where fewer than 90 % of those tried are killed.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 def _mutmut() -> list[str]:
     command = Path(sys.executable).parent / "mutmut"
     if not command.exists():
-        sys.exit("mutants: error: mutmut is not installed; pip install --require-hashes -r requirements-proof.txt")
+        sys.exit("mutants: error: mutmut is not installed; pip install --require-hashes -r requirements/proof.txt")
     return [str(command)]
 
 

@@ -2,9 +2,9 @@
 
     python proof/suite/uncovered.py
 
-Reads .coverage, as `coverage combine` leaves it. What no test takes must be in proof/suite/uncovered.txt, with the reason;
-exits 1 for what is not there. What is explained and was taken all the same is listed too: a race or a machine with a
-GPU may take it now and then; otherwise its explanation can go.
+Reads .coverage, as `coverage combine` leaves it. What no test takes must be in proof/suite/uncovered.txt, with the
+reason; exits 1 for what is not there. What is explained and was taken all the same is listed too: a race or a machine
+with a GPU may take it now and then; otherwise its explanation can go.
 """
 
 import argparse

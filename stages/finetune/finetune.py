@@ -46,7 +46,7 @@ def main() -> None:
         from dvclive.live import Live
     except ImportError:
         raise LookalikeError(
-            "dvclive, which records the training's curves, is not installed: pip install -r requirements-finetune.txt"
+            "dvclive, which records the training's curves, is not installed: pip install -r requirements/finetune.txt"
         ) from None
 
     from lookalike.finetuning import finetune  # imports TensorFlow, which takes seconds

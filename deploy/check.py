@@ -3,8 +3,8 @@
 Needs no Docker engine and no base image: Debian's buildah under root, on a base that debootstrap makes
 (apt-get install buildah debootstrap).
 
-python docker/check.py                        the Dockerfile: `make image`
-python docker/check.py --space served         space/Dockerfile, with the bundle `served`
+python deploy/check.py                        deploy/Dockerfile: `make image`
+python deploy/check.py --space served         deploy/space/Dockerfile, with the bundle `served`
 
 Prints one JSON object. Exits 0 if all is well, 1 if not, 3 where it cannot be done here. What buildah has built already
 it takes from its store.
@@ -60,11 +60,11 @@ def base(dockerfile: Path) -> str:
     return name
 
 
-def build(dockerfile: Path, context: Path, image: str) -> None:
+def build(dockerfile: Path, context: Path, image: str, *options: str) -> None:
     """Build an image as `docker build` would. BUILD_OPTIONS are buildah's, -v for a certificate say."""
     more = os.environ.get("BUILD_OPTIONS", "").split()
     run("buildah", "bud", "--isolation", "chroot", "--format", "docker", "--layers", "--build-arg",
-        f"BASE={base(dockerfile)}", "--file", str(dockerfile), "--tag", image, *more, str(context),
+        f"BASE={base(dockerfile)}", "--file", str(dockerfile), "--tag", image, *options, *more, str(context),
         stdin=subprocess.DEVNULL, stdout=sys.stderr)  # fmt: skip
 
 
@@ -204,10 +204,10 @@ def settings(image: str) -> dict[str, Any]:
 def check_server() -> dict[str, Any]:
     """Build the image, start what it would start, and ask it with a digit."""
     image = "localhost/lookalike"
-    build(ROOT / "Dockerfile", ROOT, image)
+    build(ROOT / "deploy/Dockerfile", ROOT, image, "--ignorefile", str(ROOT / "deploy/Dockerfile.dockerignore"))
     said = settings(image)
     with container_of(image) as container:
-        report = contents(container, ROOT / "docker/requirements.txt")
+        report = contents(container, ROOT / "requirements/container.txt")
         digit = thumbnail(container, DIGIT)
         start = time.perf_counter()
         with running(container, said["Entrypoint"], {"LOOKALIKE_TOKEN": TOKEN}) as (process, outer):
@@ -269,10 +269,10 @@ def check_space(bundle: Path) -> dict[str, Any]:
     """Put a Space together, build its image, and get its page."""
     image = "localhost/lookalike-space"
     with tempfile.TemporaryDirectory() as folder:
-        run(str(ROOT / "space/assemble.sh"), str(bundle), folder)
+        run(str(ROOT / "deploy/space/assemble.sh"), str(bundle), folder)
         build(Path(folder) / "Dockerfile", Path(folder), image)
     with container_of(image) as container:
-        report = contents(container, ROOT / "space/requirements.txt")
+        report = contents(container, ROOT / "requirements/space.txt")
         start = time.perf_counter()
         with running(container, settings(image)["Cmd"], {}) as (process, outer):
             must(
