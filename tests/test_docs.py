@@ -184,13 +184,9 @@ def test_what_dvc_pull_fetches_is_in_the_repository() -> None:
     """Every output that DVC caches lies in storage/, the default remote."""
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
-    uncached = {
-        name
-        for stage in graph.values()
-        for out in stage["outs"]
-        for name, options in out.items()
-        if options.get("cache") is False
-    }
+    declared = [out for stage in graph.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    options = {name: given for out in declared if isinstance(out, dict) for name, given in out.items()}
+    uncached = {name for name, given in options.items() if given.get("cache") is False}
     outs = [out for stage in lock.values() for out in stage["outs"] if out["path"] not in uncached]
     assert {"data/features", "data/index"} <= {out["path"] for out in outs}
     files = ROOT / "storage/files/md5"
