@@ -1,22 +1,22 @@
-"""Measure how fast the search is: brute force against the index, in one run, on the same queries.
+"""Measure the search latency of the index against brute force, in one run, on the same queries.
 
-Reads   data/features                   what is searched
-        data/index                      the settings of the index that ships
+Reads   data/features                   embeddings, paths and labels
+        data/index                      the settings of the index
         data/processed                  the files' hashes, which decide the split
 Writes  metrics/latency.json            a list of one object: p50, p95, p99 in ms of one query at a time; recall@10;
                                         memory in bytes; machine
-        plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index that ships
-        plots/operating_curve.csv       method, effort, recall, milliseconds: what looking harder costs, and a picture
-        plots/operating_curve.png       of it
+        plots/latency.csv               percentile, and the milliseconds of brute_force, flat and the index
+        plots/operating_curve.csv       method, effort, recall, milliseconds: the price of a higher recall
+        plots/operating_curve.png       the same as a plot
 
-brute_force is what a notebook does: scikit-learn's cosine_similarity of one query with all features, numpy.argsort.
-The others take the same feature vector and do all that a search does, projection and query expansion included: flat
-compares the refined query with every refined vector, exactly; the index that ships is timed and, by its recall@10,
-compared with flat. One that compares all vectors too, but rounded ones, is flat_float16 or flat_int8. Queries are those
-of section protocol; the gallery is refined and indexed anew in memory, as data/index was built and tuned. The operating
-curve leaves projection and expansion out; where flat ships, it also has a graph, to see what it would give.
+brute_force is the usual notebook code: scikit-learn's cosine_similarity of one query with all features, numpy.argsort.
+The other methods start from the same feature vector and do a whole search, including projection and query expansion.
+flat compares the refined query with every refined vector, exactly. The index has the kind and settings of data/index;
+it is timed, and its recall@10 is measured against flat. It is called flat_float16 or flat_int8 if it compares all
+vectors, but rounded ones. Queries are those of section protocol; the gallery is refined and indexed again in memory.
+The operating curve leaves out projection and expansion; if the index is flat, it also shows an hnsw graph.
 
-Timings differ from run to run; compare the methods of one run, never two runs.
+Timings differ from run to run; compare methods within a run, never two runs.
 
     python stages/benchmark.py data/features data/index data/processed metrics/latency.json plots
 """
@@ -47,11 +47,11 @@ from lookalike.refinement.faiss_setup import faiss
 from lookalike.refinement.refinement import Refinement
 from lookalike.report import plots
 
-K = 10
+K = 10  # hits per query
 FLAT = build.Design(kind="flat", storage="float32")
 GRAPH = build.Design(kind="hnsw", storage="float16", neighbors=16, ef_construction=200, effort=K)
-MOST_EFFORT = 1024  # efSearch on the operating curve
-WARM_UP = 5  # queries before the clock runs: first calls touch memory and start threads
+MOST_EFFORT = 1024  # largest efSearch on the operating curve
+WARM_UP = 5  # queries before the measurement: first calls touch memory and start threads
 
 
 class Settings(params.Section, frozen=True):
@@ -65,9 +65,9 @@ class Settings(params.Section, frozen=True):
 def main() -> None:
     """Read the arguments, then time the methods in turn."""
     parser = script.parser(__doc__)
-    parser.add_argument("features", type=Path, help="what extract wrote")
-    parser.add_argument("index", type=Path, help="what index wrote")
-    parser.add_argument("processed", type=Path, help="what preprocess wrote")
+    parser.add_argument("features", type=Path, help="output folder of extract")
+    parser.add_argument("index", type=Path, help="output folder of index")
+    parser.add_argument("processed", type=Path, help="output folder of preprocess")
     parser.add_argument("metrics", type=Path, help="JSON file to write")
     parser.add_argument("plots", type=Path, help="folder to write tables and a figure into")
     args = parser.parse_args()
@@ -76,13 +76,13 @@ def main() -> None:
     collection, images = load_collection(args.features), load_images(args.processed)
     check_same_images(images, collection)
     split = protocol.split(collection.paths, collection.labels, images.sha256, protocol_settings)
-    features = np.array(collection.features[split.gallery])  # in memory, as the notebook has them
+    features = np.array(collection.features[split.gallery])  # in memory, as in a notebook
     count = len(split.queries)
-    chosen = np.unique(np.linspace(0, count - 1, min(settings.queries, count)).round().astype(int))  # of every class
+    chosen = np.unique(np.linspace(0, count - 1, min(settings.queries, count)).round().astype(int))  # evenly spread
     queries = np.array(collection.features[split.queries[chosen]])
     plan = files.load_plan(args.index)
     if (split.exclude >= 0).any():
-        script.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timing does not mind")
+        script.notice("benchmark", "queries find themselves in the gallery (leave-one-out); timings are not affected")
     refinement = Refinement.fit(features, plan.refine)
     gallery = refinement.gallery(features)
     index, exact = plan.build(gallery), build.build(gallery, FLAT)
@@ -117,10 +117,13 @@ def main() -> None:
         recall = float(np.mean([np.isin(wanted, got).mean() for wanted, got in pairs]))
         report[name][f"recall@{k}"] = round(recall, 6)
         report["speedup_p50"] = round(float(np.median(seconds["brute_force"]) / np.median(seconds[name])), 1)
-        script.notice("benchmark", f"{name} answers {report['speedup_p50']} times faster than brute force, "
-                                  f"recall@{k} {recall:.4f} against exact search of the same vectors")  # fmt: skip
+        script.notice(
+            "benchmark",
+            f"{name} is {report['speedup_p50']} times as fast as brute force, "
+            f"recall@{k} {recall:.4f} against exact search of the same vectors",
+        )
     report["machine"] = {"threads": settings.threads, "cores": cores(), "cpu": cpu_name()}
-    write_json(args.metrics, [report])  # DVC would take a metric for each number of an object
+    write_json(args.metrics, [report])  # a list, because DVC would read each number of an object as a metric
     with new_files(args.plots, "benchmark") as folder:
         for file, content in {"latency": table(seconds, name), "operating_curve": curve}.items():
             content.to_csv(folder / f"{file}.csv", index=False, lineterminator="\n")
@@ -128,9 +131,11 @@ def main() -> None:
 
 
 def operating_curve(chosen: dict[str, build.Index], queries: np.ndarray, k: int, repeats: int) -> pd.DataFrame:
-    """method, effort, recall, p50_ms: the search alone, its effort doubled and doubled again.
+    """Return a table of method, effort, recall and p50_ms of the search alone, with the effort doubled step by step.
 
-    queries  float32, (Q, d), projected. Recall@k is the share of the first method's rows that another finds.
+    queries  float32, (Q, d), projected.
+
+    Recall@k is the share of the first method's hits that a method finds.
     """
     ways: dict[str, build.Index] = {}
     for method, index in chosen.items():
@@ -155,11 +160,11 @@ def operating_curve(chosen: dict[str, build.Index], queries: np.ndarray, k: int,
 def measure(
     methods: dict[str, Callable[[np.ndarray], np.ndarray]], queries: np.ndarray, repeats: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
-    """Time each method on each query, one at a time, the methods taking turns so that noise hits all alike.
+    """Time each method on each query, one at a time; methods take turns, so that noise affects all alike.
 
     queries  float32, (Q, D).
 
-    Returns seconds, float64 (repeats * Q,), and the rows found, by method.
+    Returns seconds, float64 (repeats * Q,), and the rows found, both by method.
     """
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     found: dict[str, list[np.ndarray]] = {}
@@ -179,7 +184,7 @@ def measure(
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
-    """p50, p95 and p99 in milliseconds; None without a measurement."""
+    """Return p50, p95 and p99 in milliseconds; None without a measurement."""
     return {
         f"p{percent}_ms": round(float(np.percentile(seconds, percent)) * 1000, 4) if len(seconds) else None
         for percent in (50, 95, 99)
@@ -187,13 +192,14 @@ def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
 
 
 def table(seconds: dict[str, np.ndarray], kind: str) -> pd.DataFrame:
-    """percentile, and the milliseconds of each method at it: the whole distribution, for a plot."""
+    """Return a table of percentile and each method's milliseconds at it, for a plot of the distribution."""
     steps = np.arange(1, 100) if len(seconds[kind]) else np.zeros(0, int)
     columns = {"brute_force": "brute_force", "flat": "flat", "index": kind}
-    return pd.DataFrame({"percentile": steps} | {
+    milliseconds = {
         name: (np.percentile(seconds[method], steps) * 1000).round(4) if len(steps) else []
         for name, method in columns.items()
-    })  # fmt: skip
+    }
+    return pd.DataFrame({"percentile": steps} | milliseconds)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Lay out the original files of one data set, checked and unpacked.
+"""Fetch, verify and unpack the original files of one data set.
 
-Reads   the network, or nothing         according to download.dataset in params.yaml
-Writes  data/raw/<class>/<file>         the original files, byte for byte
-        data/raw/labels.csv             path, label: one line an image, sorted by path
-        data/raw.json                   counts and origin, for Git
+Reads   the internet, a folder, or nothing      depending on download.dataset in params.yaml
+Writes  data/raw/<class>/<file>                 the original files, byte for byte
+        data/raw/labels.csv                     path, label: one line per image, sorted by path
+        data/raw.json                           counts and origin, for Git
 
     python stages/download.py data/raw
 """
@@ -35,7 +35,7 @@ def main() -> None:
         with progress_bar("download", None, "image") as bar:
             for item in registry.items(settings):
                 if item.path in labels:
-                    raise LookalikeError(f"{settings.dataset}: {item.path} comes twice; nothing was written")
+                    raise LookalikeError(f"{settings.dataset}: {item.path} occurs twice; nothing was written")
                 target = folder / item.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(item.content)
@@ -51,14 +51,15 @@ def main() -> None:
 
     classes = Counter(label for label in labels.values() if label)
     unlabelled = len(labels) - classes.total()
-    write_json(args.raw.with_suffix(".json"), {
+    trace = {
         "dataset": settings.dataset,
         "origin": registry.origin(settings),
         "images": len(labels),
         "unlabelled": unlabelled,
         "classes": len(classes),
         "bytes": total,
-    })  # fmt: skip
+    }
+    write_json(args.raw.with_suffix(".json"), trace)
     script.notice("download", f"{len(labels)} images in {len(classes)} classes, {unlabelled} without a label")
 
 

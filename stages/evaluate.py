@@ -1,19 +1,19 @@
-"""Measure how good the search is.
+"""Measure the retrieval quality, with held-out queries.
 
-Reads   data/features                   what is searched
-        data/index                      the settings of the index that ships
+Reads   data/features                   embeddings, paths and labels
+        data/index                      the settings of the index
         data/processed                  the files' hashes, which decide the split, and pictures
         data/*.json                     the other stages' traces, for the report's last lines
-Writes  metrics/metrics.json            the headline: mAP, its interval, what raw cosine gives, P@1, P@10, ...
-        plots/figures.csv               every figure with its 95 % interval, and its gain over raw cosine with one
+Writes  metrics/metrics.json            the most important figures: mAP, its interval, raw cosine's mAP, P@1, P@10, ...
+        plots/figures.csv               every figure and its gain over raw cosine, with 95 % intervals
         plots/per_class.csv             every figure of each class, hardest first
         plots/per_query.csv             every figure of each query
         plots/*.csv, plots/*.png        curves, counts, confusions, near-duplicates, a map of the gallery
-        plots/examples.png, worst.png   queries and what they found
+        plots/examples.png, worst.png   queries and their hits
         plots/report.html               all of it on one page
 
-Queries are held out of the gallery (section protocol). Refinement and index are fitted anew here, in memory, on the
-gallery alone, with the settings of data/index, so that nothing fitted has seen a query.
+Queries are held out of the gallery (section protocol). Refinement and index are fitted again here, in memory, on the
+gallery only, with the settings of data/index, so that nothing is fitted to a query.
 
     python stages/evaluate.py data/features data/index data/processed metrics/metrics.json plots --traces data
 """
@@ -22,8 +22,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
 from lookalike.artifacts.arrays import check_same_images, load_collection, load_images
@@ -31,24 +29,23 @@ from lookalike.base import params, script
 from lookalike.base.files import new_files, write_json
 from lookalike.evaluation import measure as evaluation
 from lookalike.evaluation import protocol
-from lookalike.evaluation.measure import Evaluation
 from lookalike.index import files
 from lookalike.index.searcher import Searcher
 from lookalike.refinement.refinement import OFF, Refinement
 from lookalike.report import diagnostics, page
 from lookalike.report.figures import draw
-from lookalike.report.headline import figures_of, fit_and_measure, measure, over_seeds, shipped, with_tags
+from lookalike.report.headline import caveats, figures_of, fit_and_measure, measure, over_seeds, shipped, with_tags
 from lookalike.report.settings import Settings
 
-NEAR_DUPLICATES = 20  # pairs listed
+NEAR_DUPLICATES = 20  # number of pairs listed
 
 
 def main() -> None:
-    """Read the arguments, split, search, measure, draw."""
+    """Read the arguments, then split, search, measure and draw."""
     parser = script.parser(__doc__)
-    parser.add_argument("features", type=Path, help="what extract wrote")
-    parser.add_argument("index", type=Path, help="what index wrote")
-    parser.add_argument("processed", type=Path, help="what preprocess wrote")
+    parser.add_argument("features", type=Path, help="output folder of extract")
+    parser.add_argument("index", type=Path, help="output folder of index")
+    parser.add_argument("processed", type=Path, help="output folder of preprocess")
     parser.add_argument("metrics", type=Path, help="JSON file to write")
     parser.add_argument("plots", type=Path, help="folder to write tables, figures and the report into")
     parser.add_argument("--traces", type=Path, help="folder of the other stages' small JSON files, for the report")
@@ -69,8 +66,10 @@ def main() -> None:
     raw = fit_and_measure(features, labels, split, OFF, settings)
     table = evaluation.with_intervals(result, raw, settings.resamples, settings.seed)
     headline: dict[str, Any] = {
-        "queries": len(split.queries), "gallery": len(split.gallery), "images": len(collection.paths)
-    }  # fmt: skip
+        "queries": len(split.queries),
+        "gallery": len(split.gallery),
+        "images": len(collection.paths),
+    }
     if split.unmeasurable:
         script.notice("evaluate", f"quality cannot be measured: {split.unmeasurable}")
         headline |= {"queries": 0, "unmeasurable": split.unmeasurable}
@@ -79,13 +78,17 @@ def main() -> None:
             result, collection.paths, features, labels, images.sha256, protocol_settings, plan.refine, settings
         )
         table = table.merge(spread, on="figure", how="left")
-        warn(result, table)
+        for caveat in caveats(result, table):
+            script.notice("evaluate", caveat)
         index = plan.build(gallery)
         searcher = Searcher(refinement, index)
         headline = figures_of(table) | shipped(searcher, index.kind, features, labels, split) | headline
         headline |= with_tags(args.index, collection, split, refinement, gallery, settings)
-        script.notice("evaluate", f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
-                                 f"{len(split.queries)} queries in a gallery of {len(split.gallery)}")  # fmt: skip
+        script.notice(
+            "evaluate",
+            f"mAP {headline['mAP']:.3f} (raw cosine {headline['mAP_raw']:.3f}), "
+            f"{len(split.queries)} queries in a gallery of {len(split.gallery)}",
+        )
 
     queries = result.per_query.assign(path=collection.paths[split.queries[: len(result.per_query)]])
     tables = {
@@ -101,26 +104,14 @@ def main() -> None:
             features, collection.paths, labels, images.sha256, NEAR_DUPLICATES, settings.seed
         ),
         "map": diagnostics.gallery_map(gallery, labels[split.gallery], settings.map_images, settings.seed),
-    }  # fmt: skip
+    }
     with new_files(args.plots, "evaluate") as folder:
         for name, content in tables.items():
             content.round(6).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         draw(result, tables, split, images.pixels, labels, settings, folder)
         page.write_evaluation(folder, tables, headline, args.traces)
-    write_json(args.metrics, {key: round(value, 6) if isinstance(value, float) else value
-                              for key, value in headline.items()})  # fmt: skip
-
-
-def warn(result: Evaluation, table: pd.DataFrame) -> None:
-    """Say what a reader of the figures would be misled by."""
-    single = int((result.by_class["queries"] == 1).sum())
-    if single:
-        script.notice("evaluate", f"{single} of {len(result.by_class)} classes have one query, which resampling within "
-                                 "the class cannot vary: the 95 % intervals are too narrow")  # fmt: skip
-    gain = table.set_index("figure").loc["mAP"]
-    if gain["gain_high"] < 0:
-        script.notice("evaluate", f"index.refine lowers mAP here, by {-gain['gain']:.3f}; see what each part does: "
-                                 "python benchmarks/refinement.py --ablation")  # fmt: skip
+    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in headline.items()}
+    write_json(args.metrics, rounded)
 
 
 if __name__ == "__main__":

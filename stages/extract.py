@@ -2,12 +2,12 @@
 
 Reads   data/processed/images.npy           uint8, (N, S, S, 3)
         data/model                          the embedding network; extract.model names it
-        extract.calibration                 uint8, (n, S, S, 3), for int8
-        the user's cache folder             what was embedded before; see docs/extraction.md
+        extract.calibration                 uint8, (n, S, S, 3), for int8 only
+        the user's cache folder             embeddings of earlier runs; see docs/extraction.md
 Writes  data/features/features.npy          float32, (N, D)
-        data/features/image_paths.npy       row i names image i
-        data/features/labels.npy            row i: its class, "" if it has none
-        data/features/embedding.json        network and picture size and fit, which a query must share
+        data/features/image_paths.npy       str, (N,): row i names image i
+        data/features/labels.npy            str, (N,): classes, "" for none
+        data/features/embedding.json        network, image size and fit, which a query must share
         data/features.json                  counts and shape, for Git
 
     python stages/extract.py data/processed data/model data/features
@@ -45,10 +45,10 @@ class Settings(params.Section, frozen=True):
 
 
 def main() -> None:
-    """Read the arguments, then embed what the cache does not know."""
+    """Read the arguments, then embed all images, from the cache where possible."""
     parser = script.parser(__doc__)
-    parser.add_argument("processed", type=Path, help="what preprocess wrote")
-    parser.add_argument("model", type=Path, help="what model wrote")
+    parser.add_argument("processed", type=Path, help="output folder of preprocess")
+    parser.add_argument("model", type=Path, help="output folder of model or finetune")
     parser.add_argument("features", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
     settings = params.load(args.params, "extract", Settings)
@@ -95,7 +95,7 @@ def main() -> None:
         embedding.save(folder)
     write_json(args.features.with_suffix(".json"), trace)
     way = f"{trace['runtime']}, {settings.precision}"
-    script.notice("extract", f"{count} images, {known} of them from the cache or twins of others; {way}")
+    script.notice("extract", f"{count} images, {known} of them from the cache or duplicates; {way}")
 
 
 if __name__ == "__main__":

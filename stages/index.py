@@ -1,15 +1,16 @@
-"""Refine every embedding and build the search index over them.
+"""Refine every embedding and build the search index.
 
 Reads   data/features                   features.npy float32 (N, D), image_paths.npy, labels.npy
+        index.tags.file                 words of the images, if it names a file
 Writes  data/index/index.faiss          N refined unit vectors of d dimensions, searchable by cosine
         data/index/mean.npy             float32, (D,), and
-        data/index/components.npy       float32, (D, d): the projection that a query goes through; empty without PCA
-        data/index/index.json           what was chosen, why, how well it finds; settings, N, d
-        data/index/image_paths.npy      row i names vector i
-        data/index/embedding.json       network and picture size and fit, which a query must share
-        data/index/labels.npy           row i: its class, "" if it has none
-        data/index/tags*                words of the images, if index.tags.file names some (lookalike/index/tags.py)
-        data/index.json                 counts, and every file's digest, by which a search trusts them; for Git
+        data/index/components.npy       float32, (D, d): the projection of a query; empty without PCA
+        data/index/index.json           the chosen index, the reason, its recall; settings, N, d
+        data/index/image_paths.npy      str, (N,): row i names vector i
+        data/index/embedding.json       network, image size and fit, which a query must share
+        data/index/labels.npy           str, (N,): classes, "" for none
+        data/index/tags*                words of the images, if there are any (lookalike/index/tags.py)
+        data/index.json                 counts, and each file's digest, which a search verifies; for Git
 
     python stages/index.py data/features data/index
 """
@@ -32,7 +33,7 @@ from lookalike.index.build import fit
 def main() -> None:
     """Read the arguments, then build and save the index."""
     parser = script.parser(__doc__)
-    parser.add_argument("features", type=Path, help="what extract wrote")
+    parser.add_argument("features", type=Path, help="output folder of extract")
     parser.add_argument("index", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
     settings = params.load(args.params, "index", build.Settings)
@@ -42,7 +43,7 @@ def main() -> None:
     with progress_bar("index", len(collection.paths), "vector") as bar:
 
         def progress(rows: int) -> None:
-            if bar.n >= len(collection.paths):  # another kind of index, from the start
+            if bar.n >= len(collection.paths):  # the next candidate index is built
                 bar.reset()
             bar.update(rows)
 
@@ -58,7 +59,7 @@ def main() -> None:
         files = digests(folder)
         size = (folder / build.INDEX_FILE).stat().st_size
     index, design = tuned.index, tuned.index.design
-    write_json(args.index.with_suffix(".json"), {
+    trace = {
         "kind": design.kind,
         "storage": design.storage,
         "effort": design.effort,
@@ -68,8 +69,9 @@ def main() -> None:
         "bytes": size,
         "classes": len(set(collection.labels.tolist()) - {""}),
         **({"tagged": len(texts)} if texts else {}),
-        "files": [files],  # in a list, of which DVC takes no metric
-    })  # fmt: skip
+        "files": [files],  # in a list, so that DVC reads no metrics from it
+    }
+    write_json(args.index.with_suffix(".json"), trace)
     looked = f"recall@10 {tuned.recall:.4f}, comparing {tuned.distances:.0f} vectors a query"
     script.notice("index", f"{design.kind}, {design.storage}: {why}; {looked}")
 

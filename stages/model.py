@@ -1,10 +1,10 @@
-"""Put the embedding network into files.
+"""Build the embedding network and save it for Keras and OpenVINO.
 
-Reads   the network, or model.file, or nothing      according to model.weights in params.yaml
+Reads   the internet, model.file, or nothing        depending on model.weights in params.yaml
 Writes  data/model/architecture.json                the network up to model.layer, and
         data/model/model.weights.h5                 its weights, for Keras
         data/model/network.xml, network.bin         the same from pixels to embedding, for OpenVINO
-        data/model/tokenizer.json, text.xml, text.bin   of CLIP with its head: what reads texts
+        data/model/tokenizer.json, text.xml, text.bin   the text encoder, for CLIP with its head
         data/model/model.json                       backbone, layer, pooling, mirror, D
         data/model.json                             the same and the weights' hash, for Git
 
@@ -37,7 +37,7 @@ class Settings(params.Section, frozen=True):
 
 
 def main() -> None:
-    """Read the arguments, then build, cut and save the network."""
+    """Read the arguments, then build the network, cut it and save it."""
     parser = script.parser(__doc__)
     parser.add_argument("model", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
     script.notice(
         "model",
         f"{settings.backbone} ({settings.weights}), {description.layer}: {description.dim} dimensions"
-        + (", and texts beside pictures" if preset else ""),
+        + (", with a text encoder" if preset else ""),
     )
 
 

@@ -2,11 +2,11 @@
 
 Reads   data/raw                                the original files and labels.csv
 Writes  data/processed/images.npy               uint8, (N, S, S, 3)
-        data/processed/image_paths.npy          row i: the image's path below data/raw; rows are sorted by it
-        data/processed/labels.npy               row i: its class, "" if it has none
-        data/processed/sha256.npy               row i: SHA-256 of the original file, hex
+        data/processed/image_paths.npy          str, (N,): paths below data/raw; rows are sorted by path
+        data/processed/labels.npy               str, (N,): classes, "" for none
+        data/processed/sha256.npy               str, (N,): hex SHA-256 of the original files
         data/processed/fit.txt                  preprocess.fit, which a query must share
-        data/processed/rejected.csv             path, reason: what could not be decoded
+        data/processed/rejected.csv             path, reason: the files that could not be decoded
         data/processed.json                     counts and shape, for Git
 
     python stages/preprocess.py data/raw data/processed
@@ -41,7 +41,7 @@ class Settings(params.Section, frozen=True):
 
 
 def main() -> None:
-    """Read the arguments, then decode what labels.csv lists."""
+    """Read the arguments, then decode the images that labels.csv lists."""
     parser = script.parser(__doc__)
     parser.add_argument("raw", type=Path, help="folder of original files with labels.csv")
     parser.add_argument("processed", type=Path, help="folder to write; replaced as a whole")
@@ -77,27 +77,28 @@ def main() -> None:
             table.writerow(["path", "reason"])
             table.writerows(rejected)
 
-    write_json(args.processed.with_suffix(".json"), {
+    trace = {
         "images": len(kept),
         "shape": [len(kept), size, size, 3],
         "dtype": "uint8",
         "classes": len({label for _, label, _ in kept} - {""}),
         "distinct_files": len({sha256 for _, _, sha256 in kept}),
         "rejected": len(rejected),
-    })  # fmt: skip
+    }
+    write_json(args.processed.with_suffix(".json"), trace)
     if rejected:
         script.notice("preprocess", f"{len(rejected)} of {len(listed)} files rejected: {args.processed}/rejected.csv")
 
 
 def read_labels(path: Path) -> list[tuple[str, str]]:
-    """Read path and label of every image, sorted by path."""
+    """Read path and label of every image from labels.csv, sorted by path."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             _, *rows = ((name, label) for name, label in csv.reader(file))
             return sorted(rows)
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; make it: dvc repro download") from None
-    except ValueError:  # a row of another length, or no header, or no UTF-8
+    except ValueError:  # a row of another length, no header, or not UTF-8
         raise LookalikeError(f"{path} is not a table of path and label; make it anew: dvc repro download") from None
 
 
@@ -106,7 +107,7 @@ def check_rejected(rejected: list[tuple[str, str]], files: int, most: float) -> 
     if len(rejected) > most * files or len(rejected) == files:
         listed = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:10])
         raise LookalikeError(
-            f"{len(rejected)} of {files} files rejected, more than preprocess.max_rejected = {most}; mend or remove "
+            f"{len(rejected)} of {files} files rejected, more than preprocess.max_rejected = {most}; repair or remove "
             f"them, or raise the limit. The first ten:{listed}"
         )
 

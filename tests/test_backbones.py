@@ -179,7 +179,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             backbones.create(other, "file", broken, "", 0)
     with pytest.raises(LookalikeError, match=r"InceptionV3 at preprocess\.image_size 32: .*choose a larger size"):
         tensorflow.load(network(tmp_path / "m", "InceptionV3", "mixed3"), 32, 1, "float32")
-    with pytest.raises(LookalikeError, match=r"EfficientNetB0 with a layer more for its own ImageNet weights"):
+    with pytest.raises(LookalikeError, match=r"EfficientNetB0 with an extra layer for its own ImageNet weights"):
         backbones.create("EfficientNetB0", "file", broken, "", 0)
     with pytest.raises(LookalikeError, match=r"model\.json does not exist; make it: dvc repro model"):
         descriptions.describe(tmp_path)

@@ -74,7 +74,7 @@ def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
     ("table", "message"),
     [
         ("file,class\na/0.png,x\n", r"first line must name the columns path,label"),
-        ("path,label\na/9.png,x\n", r"line 2: '.*a/9\.png' does not exist; mend the path or take out the line"),
+        ("path,label\na/9.png,x\n", r"line 2: '.*a/9\.png' does not exist; fix the path or remove the line"),
         ("path,label\na/0.png,x\na/0.png,y\n", r"line 3: 'a/0\.png' is listed twice"),
         ("path,label\n../x.png,x\n", r"line 2: path '\.\./x\.png' must be relative and inside"),
         ("path,label\n/x.png,x\n", r"must be relative"),
@@ -82,12 +82,12 @@ def test_a_csv_gives_the_labels(photos: Callable[..., Path]) -> None:
         ("path,label\n", r"no image in it"),
         ("path,label\na/0.png,red, round\n", r"line 2: 2 fields are expected; a label with a comma needs quotation"),
         ("path,label\na/0.png\n", r"line 2: 2 fields are expected"),
-        ("path,label\nlabels.csv,x\n", r"line 2: 'labels\.csv' is no image by its name"),
+        ("path,label\nlabels.csv,x\n", r"line 2: the ending of 'labels\.csv' is not an image's"),
         (",path,label\n0,a/0.png,red, round\n", r"line 2: 3 fields are expected"),
         (",path,label\n0,a/0.png\n", r"line 2: 3 fields are expected"),
-        (f"path,label\n{'x' * 300}.png,x\n", r"line 2: '.*xxx\.png' cannot be looked for: File name too long; mend"),
+        (f"path,label\n{'x' * 300}.png,x\n", r"line 2: '.*xxx\.png' cannot be looked up: File name too long; fix"),
         ('path,label\n"a\nb.png",x\n', r"line 3: '.*a\\nb\.png' does not exist"),
-        ('path,label\n"a\nb.txt",x\n', r"line 3: 'a\\nb\.txt' is no image by its name"),
+        ('path,label\n"a\nb.txt",x\n', r"line 3: the ending of 'a\\nb\.txt' is not an image's"),
         ('path,label\n"a/0.png,x\n' + "y" * 200_000, r"not a readable CSV .* unclosed quotation mark"),
     ],
 )
@@ -131,7 +131,7 @@ def test_what_is_left_out_is_said(photos: Callable[..., Path], capsys: pytest.Ca
         (folder / "cat" / name).write_bytes(b"")
     listed(dataset="folder", folder=str(folder), exclude=["dgo"])
     said = capsys.readouterr().err
-    assert "left out: .heic 2, .txt 1" in said
+    assert "are left out: .heic 2, .txt 1" in said
     assert "download.exclude names no class of folder: dgo" in said
 
 

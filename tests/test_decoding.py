@@ -132,7 +132,7 @@ def test_one_that_died_in_idleness_is_replaced() -> None:
 
 def test_one_that_cannot_begin_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_process, "__name__", "lookalike.no_such_module")
-    with pytest.raises(LookalikeError, match=r"lookalike\.no_such_module ended as it began, exit status 1"):
+    with pytest.raises(LookalikeError, match=r"lookalike\.no_such_module failed to start, exit status 1"):
         Decoder().run(misbehaving.double, 1)
 
 

@@ -260,7 +260,7 @@ def test_with_its_mirror_image_an_embedding_is_the_mean_of_both(tmp_path: Path) 
 def test_the_network_of_one_size_is_converted_too(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", "NASNetMobile", "normal_concat_3")
     for name in registry.RUNTIMES:
-        with pytest.raises(LookalikeError, match=r"NASNetMobile takes pictures of 224 pixels a side only, .* is 64"):
+        with pytest.raises(LookalikeError, match=r"NASNetMobile accepts only images of 224 pixels a side, .* is 64"):
             registry.runtime(name).load(folder, 64, 1, "float32")
     assert registry.openvino.load(folder, 224, 1, "float32")(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 264)
 
@@ -428,7 +428,7 @@ def test_a_file_that_another_program_holds_is_read_if_it_may_be(
         with EmbeddingCache(RECIPE, told.append) as kept:
             assert len(kept.get(keys_of(50))) == known
             kept.put(keys_of(51)[50], vectors(51)[50])
-    assert len(told) == 1 and "nothing can be kept there (database is locked)" in told[0]
+    assert len(told) == 1 and "nothing can be saved there (database is locked)" in told[0]
     assert "set LOOKALIKE_CACHE to a folder that is" in told[0]
     assert found([], 51) == 50  # as it was
 
@@ -461,7 +461,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     script.write_text(
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "from cache_rows import RECIPE, keys_of, vectors\n"
-        "from lookalike.embedding_cache import EmbeddingCache\n"
+        "from lookalike.extraction.cache import EmbeddingCache\n"
         "with EmbeddingCache(RECIPE, print) as cache:\n"
         "    for key, row in list(zip(keys_of(50), vectors(50)))[int(sys.argv[3])::2]:\n"
         "        cache.put(key, row); cache.commit()\n"
@@ -478,7 +478,7 @@ import sys; sys.path[:0] = [{here!r}, {root!r}]
 import numpy as np
 from cache_rows import RECIPE
 from lookalike.base import script
-from lookalike.embedding_cache import EmbeddingCache, Recipe
+from lookalike.extraction.cache import EmbeddingCache, Recipe
 def main():
     with EmbeddingCache(RECIPE, lambda text: print('told:', text)) as cache:
         for number in range(40_000):
@@ -503,7 +503,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
         done = unshared(f"mount -t tmpfs -o size=1m none {cache_folder} && {run}; status=$?; "
                         f"ls {cache_folder}/embeddings; exit $status")  # fmt: skip
         assert done.returncode == 1 and "to the end" not in done.stdout
-        assert re.search(r"^extract: error: .*the disk is full\. What was embedded until now is kept", done.stderr)
+        assert re.search(r"^extract: error: .*the disk is full\. The embeddings computed so far are kept", done.stderr)
         assert done.stderr.count("\n") == 1 and ".sqlite" in done.stdout
         return
     else:
@@ -513,7 +513,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
         done = unshared(f"{read_only(cache_folder)} && {run}")
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
-    assert len(told) == 1 and "nothing can be kept there" in told[0] and "LOOKALIKE_CACHE" in told[0]
+    assert len(told) == 1 and "nothing can be saved there" in told[0] and "LOOKALIKE_CACHE" in told[0]
     assert "to the end" in done.stdout
 
 
@@ -665,7 +665,9 @@ EXTRACT = ("python", "stages/extract.py", "data/processed", "data/model", "data/
 
 def known(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
     """Images, and how many of them were known before, as the stage says."""
-    count, before = re.search(r"extract: (\d+) images, (\d+) of them from the cache or twins", done.stderr).groups()
+    count, before = re.search(
+        r"extract: (\d+) images, (\d+) of them from the cache or duplicates", done.stderr
+    ).groups()
     return int(count), int(before)
 
 
@@ -748,14 +750,17 @@ def test_int8_is_calibrated_on_a_frozen_set(digits: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "int8"}, "extract.precision is int8, which is calibrated on images; set images apart"),
+        ({"precision": "int8"}, "extract.precision is int8, which needs calibration images; set images apart"),
         ({"precision": "int8", "calibration": "none.npy"}, "extract.calibration none.npy: there is no such file"),
         ({"precision": "int8", "calibration": "params.yaml"}, "extract.calibration params.yaml is not a readable .npy"),
         (
             {"precision": "int8", "calibration": "data/processed/labels.npy"},
             r"is \(600,\), not uint8 \(n, 64, 64, 3\)",
         ),
-        ({"precision": "int8", "runtime": "tensorflow"}, "extract.runtime=tensorflow has not; set it to openvino"),
+        (
+            {"precision": "int8", "runtime": "tensorflow"},
+            "extract.runtime=tensorflow does not have; set the runtime to openvino",
+        ),
         ({"runtime": "onnx"}, "extract.runtime is 'onnx': expected 'auto', 'tensorflow' or 'openvino'"),
         ({"batch_size": -1}, "extract.batch_size is -1: expected int >= 0"),
     ],

@@ -229,13 +229,13 @@ def test_no_query_is_trained_on_nor_its_bytes(
     ("sizes", "values", "message"),
     [
         ({"": 9}, {}, r"finetune learns from classes, but .*; sort the images into subfolders"),
-        ({"a": 9}, {}, r"there is only 1 to train on: 'a'; it takes two"),
+        ({"a": 9}, {}, r"there is only 1 to train on: 'a'; it needs two"),
         ({"a": 5, "b": 5, "c": 50}, {"classes": 3, "images": 8},
-         r"batches of 3 classes with 8 images each, but 1 of 3 classes have so many.*finetune\.images to at most 4"),
-        ({"a": 20, "b": 20}, {"classes": 8, "images": 2}, r"but 2 of 2 .*; set finetune\.classes to at most 2$"),
+         r"batches of 3 classes with 8 images each, but only 1 of 3 classes .*finetune\.images to at most 4"),
+        ({"a": 20, "b": 20}, {"classes": 8, "images": 2}, r"but only 2 of 2 .*; set finetune\.classes to at most 2$"),
         ({"a": 20, "b": 20}, {"held_out_classes": 0.1}, r"held_out_classes is 0\.1, less than one of 2 classes"),
         ({"a": 20, "b": 20}, {"held_out_classes": 0.5}, r"there is only 1 to train on"),
-        ({"a": 2, "b": 2}, {"validation": 0.2}, r"finetune\.validation is 0\.2, but in what may be trained on no class "
+        ({"a": 2, "b": 2}, {"validation": 0.2}, r"finetune\.validation is 0\.2, but among the training images no class "
                                                 r"has two different images; set it to 0$"),
     ],
 )  # fmt: skip
@@ -326,9 +326,9 @@ def test_a_training_that_ends_within_an_epoch_goes_on_behind_its_last_batch(
     count, undisturbed = train(tmp_path / "undisturbed", 99)
     assert count == 8
     assert train(tmp_path / "killed", 6)[1] != undisturbed
-    assert "goes on" not in capsys.readouterr().err
+    assert "resumed" not in capsys.readouterr().err
     assert train(tmp_path / "killed", 99) == (2, undisturbed)
-    assert "finetune: goes on in epoch 2 of 2\n" in capsys.readouterr().err
+    assert "finetune: resumed in epoch 2 of 2\n" in capsys.readouterr().err
 
 
 def test_a_head_behind_a_pooling_that_has_none_is_refused(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_head_behind_a_pooling_that_has_none_is_refused(tmp_path: Path) -> Non
     (tmp_path / "architecture.json").write_text(model.to_json())
     model.save_weights(tmp_path / "model.weights.h5")
     write_json(tmp_path / "model.json", to_builtins(Network("VGG16", "random", "only", "gem", 4, 16, "f")))
-    message = r"finetune\.head is true, but a head follows model\.pooling avg or max, not gem; set it to false"
+    message = r"finetune\.head is true, but a head needs model\.pooling avg or max, not gem; set it to false"
     with pytest.raises(LookalikeError, match=message):
         cut.cut(tmp_path, "", True, 32)
 
@@ -463,8 +463,8 @@ def test_a_training_lowers_its_loss(here: Project) -> None:
     [
         ({"layer": "block_5_ad"}, r"finetune\.layer is 'block_5_ad', but .*data/model \(MobileNetV2\) has no such "
                                    r"layer; did you mean block_5_add\?"),
-        ({"layer": "block_5_expand"}, r"finetune\.layer is 'block_5_expand', but there are ways .* go round it; "
-                                       r"choose one where they meet: .*block_3_project_BN"),
+        ({"layer": "block_5_expand"}, r"finetune\.layer is 'block_5_expand', but some paths .* bypass it; "
+                                       r"choose one that all paths pass: .*block_3_project_BN"),
         ({"head": False}, r"finetune\.layer is 'block_6_expand_relu', the last, and "
                           r"finetune\.head is false: nothing is left to"),
     ],
@@ -510,7 +510,7 @@ def test_dvclive_missing_is_said(here: Project, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        "dvclive, which keeps a training's curves, is not installed: pip install -r requirements/finetune"
+        "dvclive, which records the training's curves, is not installed: pip install -r requirements/finetune"
         in done.stderr
     )
 
@@ -547,8 +547,8 @@ def test_a_killed_training_ends_in_the_same_bytes(home: Project, tmp_path: Path)
         if process.poll() is None:
             process.kill()
             kills += 1
-        resumed |= "goes on in epoch" in process.communicate()[1]
-    resumed |= "goes on in epoch" in run("killed")
+        resumed |= "resumed in epoch" in process.communicate()[1]
+    resumed |= "resumed in epoch" in run("killed")
     assert kills >= 2 and resumed
     names = ("model.weights.h5", "architecture.json", "model.json", "network.bin")
     for name in names:

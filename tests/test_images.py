@@ -218,5 +218,5 @@ def test_content_without_fill_bytes_is_as_it_was(content: bytes) -> None:
 def test_a_jpeg_of_very_many_segments_is_refused() -> None:
     content = encoded(picture(8), "JPEG")
     for segment in (b"\xff\xee\0\x02", b"\xff\xd0", b"\xff\0"):
-        with pytest.raises(ImageError, match="a JPEG of more than 10000 segments"):
+        with pytest.raises(ImageError, match="a JPEG with more than 10000 segments"):
             decode(content[:2] + segment * 10_000 + content[2:], LIMIT)

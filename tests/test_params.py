@@ -83,7 +83,7 @@ def test_every_key_has_a_comment_above_it() -> None:
         ),
         ("protocol", "fraction: 0.2", "fraction: 1.0", r"protocol\.fraction is 1\.0: expected float < 1\.0"),
         ("model", "model:\n", "modle:\n", r"unknown section 'modle'; did you mean model\?"),
-        ("model", "seed: 0\n\n# Whatever", "seed: [\n\n# Whatever", r"is not YAML"),
+        ("model", "seed: 0\n\n# Embeddings", "seed: [\n\n# Embeddings", r"is not YAML"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, section: str, old: str, new: str, message: str) -> None:

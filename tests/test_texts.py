@@ -194,7 +194,10 @@ def test_mistakes_are_named(preset: Path, collection: Path, tmp_path: Path, monk
 
     text, known = TOWERS["clip_tiny"].text, vocabulary()
     for wrong in ({**known, "later": len(known)}, {"a": 0}, {**known, **{f"more{n}": -n for n in range(200)}}):
-        with pytest.raises(LookalikeError, match=r"is not that of the tower, which knows 600; <\|startoftext\|> and"):
+        with pytest.raises(
+            LookalikeError,
+            match=r"does not belong to this text encoder, which has 600; it must contain <\|startoftext\|> and",
+        ):
             clip_text.tokenizer(wrong, [], text)
     assert clip_text.preset_of("clip_tiny", "preset", Path("data/none"), "head") == "clip_tiny"  # from the web
     # A weights file alone, another pooling, random weights: images alone, and the way out when a text comes.

@@ -190,22 +190,24 @@ def test_mistakes_are_named(written, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(LookalikeError, match=r"did you mean dinov2_small\? Known: .*VGG16.*siglip_base"):
         create("dinov2_smal")
     with pytest.raises(
-        LookalikeError, match=r"model\.pooling is 'cls', which siglip_tiny has not; .*avg, max, gem, head"
+        LookalikeError, match=r"model\.pooling is 'cls', which siglip_tiny does not have; .*avg, max, gem, head"
     ):
         create("siglip_tiny", pooling="cls")
-    with pytest.raises(LookalikeError, match=r"model\.pooling is 'head', which vit_tiny has not; .*cls, avg, max, gem"):
+    with pytest.raises(
+        LookalikeError, match=r"model\.pooling is 'head', which vit_tiny does not have; .*cls, avg, max, gem"
+    ):
         create("vit_tiny", pooling="head")
-    with pytest.raises(LookalikeError, match=r"model\.pooling is 'cls', which ResNet50 has not; .*avg, max, gem"):
+    with pytest.raises(LookalikeError, match=r"model\.pooling is 'cls', which ResNet50 does not have; .*avg, max, gem"):
         create("ResNet50", pooling="cls")
-    with pytest.raises(LookalikeError, match=r"of vit_tiny downloads are called preset"):
+    with pytest.raises(LookalikeError, match=r"vit_tiny is downloaded with model\.weights=preset"):
         create("vit_tiny", "imagenet")
-    with pytest.raises(LookalikeError, match=r"of ResNet50 downloads are called imagenet"):
+    with pytest.raises(LookalikeError, match=r"ResNet50 is downloaded with model\.weights=imagenet"):
         create("ResNet50", "preset")
-    with pytest.raises(LookalikeError, match=r"nobody trained vit_tiny; .*vit_base_patch16_224_imagenet"):
+    with pytest.raises(LookalikeError, match=r"no trained weights of vit_tiny; .*vit_base_patch16_224_imagenet"):
         create("vit_tiny", "preset")
     with pytest.raises(LookalikeError, match=r"'encoder_blok_1', but clip_tiny .*did you mean encoder_block_1"):
         create("clip_tiny", layer="encoder_blok_1")
-    with pytest.raises(LookalikeError, match=r"pooling head belongs behind the last layer"):
+    with pytest.raises(LookalikeError, match=r"pooling head needs the last layer"):
         create("clip_tiny", layer="encoder_block_0", pooling="head")
     with pytest.raises(LookalikeError, match=r"data/none is not a weights file; .*vit_tiny"):
         create("vit_tiny", "file")
@@ -216,7 +218,7 @@ def test_mistakes_are_named(written, tmp_path: Path, monkeypatch: pytest.MonkeyP
         create("dinov2_small", "preset")
     folder = written("vit_tiny", "cls")
     for runtime in (tensorflow, openvino):
-        with pytest.raises(LookalikeError, match=r"vit_tiny takes pictures of 64 pixels a side only, .* is 224; set"):
+        with pytest.raises(LookalikeError, match=r"vit_tiny accepts only images of 64 pixels a side, .* is 224; set"):
             runtime.load(folder, 224, 1, "float32")
     # What a machine without the extra sees; a query through OpenVINO does not miss it.
     for name in [name for name in sys.modules if name.split(".")[0] == "keras_hub"]:

@@ -1,4 +1,4 @@
-"""What lies on disk between stages: arrays of images and embeddings, and the description of a network.
+"""Files that one stage writes and another reads: arrays of images and embeddings, and the description of a network.
 
-Imports base and, for a network's tokenizer files, nothing else.
+Imports only base.
 """

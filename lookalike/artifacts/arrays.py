@@ -1,4 +1,4 @@
-"""Images and embeddings with their paths and labels, aligned row by row; the only reader and writer of those arrays."""
+"""Images and embeddings with their paths and labels, aligned row by row. Only this module reads and writes them."""
 
 import math
 import os
@@ -15,18 +15,18 @@ from lookalike.base.errors import LookalikeError
 FIT_FILE = "fit.txt"
 FITS = ("crop", "pad", "stretch")
 STRINGS = ("image_paths.npy", "labels.npy", "sha256.npy")
-BLOCK = 1 << 21  # bytes of pixels that are read at a time
+BLOCK = 1 << 21  # bytes of pixels read at a time
 
 
 @dataclass(frozen=True)
 class Images:
-    """What `preprocess` wrote. Row i of each array is the same image; rows are sorted by path.
+    """Output of `preprocess`. Row i of each array is the same image; rows are sorted by path.
 
     pixels  uint8, (N, S, S, 3), memory-mapped.
     paths   str, (N,), relative to data/raw, `/`-separated.
     labels  str, (N,), "" where there is none.
-    sha256  str, (N,), of the original file's bytes.
-    fit     how a rectangle became a square: pad, stretch or crop.
+    sha256  str, (N,), hex digest of the original file's bytes.
+    fit     how each picture was made square: pad, stretch or crop.
     """
 
     pixels: np.ndarray
@@ -38,7 +38,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Collection:
-    """What `extract` wrote. Row i of each array is the same image; rows are sorted by path.
+    """Output of `extract`. Row i of each array is the same image; rows are sorted by path.
 
     features  float32, (N, D), memory-mapped.
     paths     str, (N,).
@@ -51,29 +51,33 @@ class Collection:
 
 
 def load_images(folder: Path) -> Images:
-    """Open what `preprocess` wrote, checked for alignment."""
+    """Open the output of `preprocess`. Raises LookalikeError unless its arrays are aligned, with the right dtypes."""
     names = ("images.npy", "image_paths.npy", "labels.npy", "sha256.npy")
     pixels, paths, labels, sha256 = (_open(folder / name, "preprocess") for name in names)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
-        raise LookalikeError(f"{folder}/images.npy is {pixels.dtype} {pixels.shape}, not uint8 (N, S, S, 3); "
-                             "rebuild: dvc repro --force preprocess")  # fmt: skip
+        raise LookalikeError(
+            f"{folder}/images.npy is {pixels.dtype} {pixels.shape}, not uint8 (N, S, S, 3); "
+            "rebuild: dvc repro --force preprocess"
+        )
     _check_aligned(folder, "preprocess", images=pixels, image_paths=paths, labels=labels, sha256=sha256)
     return Images(pixels, paths, labels, sha256, _load_fit(folder / FIT_FILE))
 
 
 def load_collection(folder: Path) -> Collection:
-    """Open what `extract` wrote, checked for alignment and dtype."""
+    """Open the output of `extract`. Raises LookalikeError unless its arrays are aligned, with the right dtypes."""
     names = ("features.npy", "image_paths.npy", "labels.npy")
     features, paths, labels = (_open(folder / name, "extract") for name in names)
     if features.dtype != np.float32 or features.ndim != 2:
-        raise LookalikeError(f"{folder}/features.npy is {features.dtype} {features.shape}, not float32 (N, D); "
-                             "rebuild: dvc repro --force extract")  # fmt: skip
+        raise LookalikeError(
+            f"{folder}/features.npy is {features.dtype} {features.shape}, not float32 (N, D); "
+            "rebuild: dvc repro --force extract"
+        )
     _check_aligned(folder, "extract", features=features, image_paths=paths, labels=labels)
     return Collection(features, paths, labels)
 
 
 def map_names(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Open the paths and labels of an index that was verified: str (N,) each, memory-mapped, not read through."""
+    """Open the paths and labels of a verified index: str (N,) each, memory-mapped, contents not checked again."""
     names = ("image_paths.npy", "labels.npy")
     paths, labels = (_open(folder / name, "index", mapped=True) for name in names)
     return paths, labels
@@ -82,14 +86,17 @@ def map_names(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def check_same_images(images: Images, collection: Collection) -> None:
     """Raise LookalikeError unless images and features name the same images in the same order."""
     if not np.array_equal(images.paths, collection.paths):
-        raise LookalikeError(f"features of {len(collection.paths)} images but pixels of {len(images.paths)}, or in "
-                             "another order; they come from different runs: dvc repro --force extract")  # fmt: skip
+        raise LookalikeError(
+            f"features of {len(collection.paths)} images but pixels of {len(images.paths)}, or in another order; "
+            "they come from different runs: dvc repro --force extract"
+        )
 
 
 def pixel_blocks(folder: Path) -> Iterator[np.ndarray]:
-    """Read the pixels of what `preprocess` wrote, uint8 (b, S, S, 3) at a time, at most 2 MB or one image.
+    """Yield the pixels that `preprocess` wrote as blocks of uint8 (b, S, S, 3), at most 2 MB or one image each.
 
-    Read, not mapped: pages of a map count as the process's memory, which should not grow with N.
+    The file is read, not memory-mapped, because mapped pages count as the process's memory, which should not grow with
+    N.
     """
     pixels = _open(folder / "images.npy", "preprocess")
     count, *shape = pixels.shape
@@ -102,18 +109,18 @@ def pixel_blocks(folder: Path) -> Iterator[np.ndarray]:
 
 
 def save_strings(path: Path, strings: list[str]) -> None:
-    """Save as fixed-width unicode, (N,), readable with `allow_pickle=False`."""
+    """Save strings as a fixed-width unicode array, (N,), readable with `allow_pickle=False`."""
     np.save(path, np.array(strings, dtype=np.str_), allow_pickle=False)
 
 
 class ArrayWriter:
-    """Write an .npy file of known shape, its rows in any order; in memory it is nothing.
+    """Writer of an .npy file of known shape, rows in any order; it holds no rows in memory.
 
     with ArrayWriter(path, (N, D), np.float32) as array: array.write(rows, block)   # rows (n,), block (n, D)
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-        """Create the file; rows that are not written are zero."""
+        """Create the file with all rows zero. Raises LookalikeError if the disk has no room for it."""
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self._file = path.open("wb")
@@ -122,7 +129,7 @@ class ArrayWriter:
         self._row = self.dtype.itemsize * math.prod(shape[1:])  # bytes
         size = self._start + self._row * shape[0]
         self._file.truncate(size)
-        if hasattr(os, "posix_fallocate"):  # better a full disk now than after hours
+        if hasattr(os, "posix_fallocate"):  # a full disk is reported now, not after hours
             try:
                 os.posix_fallocate(self._file.fileno(), 0, size)
             except OSError as error:
@@ -132,7 +139,7 @@ class ArrayWriter:
                 ) from None
 
     def write(self, rows: np.ndarray, block: np.ndarray) -> None:
-        """Write rows, int64 (n,): block (n, *shape[1:]), of the file's dtype."""
+        """Write `block`, (n, *shape[1:]) of the file's dtype, to the rows with these numbers, int64 (n,)."""
         if block.shape != (len(rows), *self.shape[1:]) or block.dtype != self.dtype:
             raise ValueError(f"block is {block.dtype} {block.shape}, rows are {self.dtype} {self.shape[1:]}")
         for row, values in zip(rows.tolist(), block, strict=True):
@@ -149,20 +156,20 @@ class ArrayWriter:
 
 
 class RowWriter:
-    """Write an .npy file row by row, its number of rows known only at the end.
+    """Writer of an .npy file whose number of rows is not known in advance.
 
     with RowWriter(path, (S, S, 3), np.uint8) as rows: rows.append(block)   # block (B, S, S, 3)
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-        """Create the file; it reads as an empty array until the writer is closed."""
+        """Create the file; it holds an empty array until the writer is closed."""
         self.shape = (0, *row_shape)
         self.dtype = np.dtype(dtype)
         self._file = path.open("wb")
         _write_header(self._file, self.shape, self.dtype)
 
     def append(self, block: np.ndarray) -> None:
-        """Append rows: (B, *row_shape), of the file's dtype."""
+        """Append rows, (B, *row_shape), of the file's dtype."""
         if block.shape[1:] != self.shape[1:] or block.dtype != self.dtype:
             raise ValueError(f"block is {block.dtype} {block.shape}, rows are {self.dtype} {self.shape[1:]}")
         self._file.write(np.ascontiguousarray(block).data)
@@ -196,12 +203,12 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """Open an .npy file, memory-mapped or whole. Raises FileNotFoundError, or ValueError for whatever else is wrong."""
+    """Open an .npy file, memory-mapped or whole. Raises FileNotFoundError, or ValueError for any other problem."""
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise
-    except Exception as error:  # a header is parsed as Python, and may claim any size: TokenError, MemoryError, ...
+    except Exception as error:  # NumPy parses the header as Python, and it may claim any size: TokenError, MemoryError
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
     if not isinstance(array, np.ndarray):
         array.close()

@@ -1,4 +1,4 @@
-"""What every stage, the library and the faces share: errors, files, params, script, vectors, caches of the user.
+"""Helpers shared by stages, library and faces: errors, files, params, script, vectors, the user's cache folder.
 
-Imports nothing of the library.
+Imports nothing else from the library.
 """

@@ -1,4 +1,4 @@
-"""Reading a CSV that a person wrote: every mistake is named with its line."""
+"""A reader for CSV files written by hand; its errors name the line."""
 
 import csv
 import io
@@ -9,12 +9,12 @@ from lookalike.base.errors import LookalikeError
 
 
 def rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each row as its place, "labels.csv, line 7", and its fields by column; other columns are allowed.
+    """Yield each row's place, such as "labels.csv, line 7", and its fields by column name.
 
-    table    UTF-8, with or without a byte order mark; its first line names the columns.
-    columns  that it must have; the last of them holds prose, in which a comma needs quotation marks.
+    table    a UTF-8 file, with or without a byte order mark; its first line names the columns.
+    columns  the required columns; others are allowed. The last holds free text, where a comma needs quotation marks.
 
-    Raises LookalikeError for another encoding, missing columns, a row of another length, and an unclosed quotation.
+    Raises LookalikeError for another encoding, missing columns, a row of the wrong length, or an unclosed quotation.
     """
     content = table.read_bytes()
     try:

@@ -1,12 +1,12 @@
-"""The one exception that a user's mistake, or a broken surrounding, raises."""
+"""The exception for everything that a user can fix."""
 
 
 class LookalikeError(Exception):
-    """Work cannot go on. The message names the value, the place and the way out, in one line."""
+    """An error that a user can fix. Its one-line message names the value, the place and the way out."""
 
 
 def closest(value: str, known: list[str]) -> str:
-    """What to say after an unknown name: the nearest known one, then all of them.
+    """Return a hint for an unknown name: the most similar known name, then all of them.
 
     >>> closest("ResNet5O", ["ResNet50", "VGG16"])
     'did you mean ResNet50? Known: ResNet50, VGG16'

@@ -1,28 +1,28 @@
-"""What this machine computes with: for benchmarks to say, and for the cache to tell machines apart."""
+"""The processor and GPUs of this machine, for benchmark reports and for cache keys."""
 
 import os
 import platform
 import re
 from pathlib import Path
 
-# Those that kernels are chosen by; the rest of the list names faults and mitigations, which a system update changes.
+# CPU flags that libraries choose kernels by. The others name faults and mitigations, which a system update can change.
 KERNELS = re.compile(r"avx|amx|sse|ssse|fma|f16c|bmi|gfni|vnni")
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """Return the processor's model name."""
     return _cpu_line("model name") or platform.processor() or platform.machine()
 
 
 def cpu_features() -> str:
-    """The instruction sets that the processor lists, sorted; "" where the system does not tell."""
+    """Return the processor's instruction sets, sorted; "" where the system does not list them."""
     x86 = [flag for flag in _cpu_line("flags").split() if KERNELS.match(flag)]
     arm = [*_cpu_line("Features").split(), _cpu_line("CPU implementer"), _cpu_line("CPU part")]
     return " ".join(sorted(filter(None, x86 + arm)))
 
 
 def gpu_names() -> list[str]:
-    """NVIDIA's GPUs that have a driver, in the driver's order."""
+    """Return the names of NVIDIA GPUs with a driver, in the driver's order."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model")]
@@ -30,7 +30,7 @@ def gpu_names() -> list[str]:
 
 
 def environment(*prefixes: str) -> list[str]:
-    """The environment variables that begin so, with their values, sorted; those for logging left out."""
+    """Return the environment variables with these prefixes as NAME=value, sorted, without those for logging."""
     return sorted(
         f"{name}={value}"
         for name, value in os.environ.items()
@@ -39,7 +39,7 @@ def environment(*prefixes: str) -> list[str]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

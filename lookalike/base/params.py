@@ -1,7 +1,7 @@
-"""params.yaml as frozen objects, strict: a typo stops the stage.
+"""params.yaml as frozen objects, checked strictly: a typo stops the stage.
 
-The class of a section stands beside the code that obeys it, in a stage or in a room of the library, so that a new
-setting re-runs the stages it concerns and no others.
+Each section's class is defined beside the code that uses it, in a stage or a package of the library, so that a new
+setting re-runs only the stages that use it.
 """
 
 import re
@@ -19,10 +19,18 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
-UNUSED = "data/none"  # what params.yaml names where no file is wanted: DVC needs a tracked path
+UNUSED = "data/none"  # placeholder for "no file" in params.yaml, because DVC needs a tracked path
 SECTIONS = (
-    "download", "preprocess", "model", "extract", "index", "finetune", "protocol", "evaluate", "benchmark",
-)  # fmt: skip
+    "download",
+    "preprocess",
+    "model",
+    "extract",
+    "index",
+    "finetune",
+    "protocol",
+    "evaluate",
+    "benchmark",
+)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -31,17 +39,17 @@ AnySection = TypeVar("AnySection", bound=Section)
 def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
     """Read and check the section `name` of a params file.
 
-    Raises LookalikeError, naming file, key, value and what would be allowed, for anything but a complete,
-    well-typed section.
+    Raises LookalikeError, naming file, key, value and the allowed values, unless the section is complete and
+    well-typed.
     """
-    import yaml  # a search, which reads no settings, need not wait for it
+    import yaml  # imported here because a search reads no settings
 
     class Loader(yaml.SafeLoader):
-        """With YAML 1.2's floats: what DVC writes for 0.00002, 2e-05, is to PyYAML a word."""
+        """A loader with YAML 1.2 floats: DVC writes 0.00002 as 2e-05, which PyYAML reads as a string."""
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506, it is a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506, Loader is a SafeLoader
     except FileNotFoundError:
         raise LookalikeError(f"{path} does not exist; run from the project's root or give --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -60,7 +68,7 @@ def load(path: Path, name: str, section: type[AnySection]) -> AnySection:
 
 
 def checked(content: Any, name: str, section: type[AnySection]) -> AnySection:
-    """Make a section of plain values. Raises LookalikeError that names the key, its value and what is allowed."""
+    """Convert plain values to a section. Raises LookalikeError naming the key, its value and the allowed values."""
     try:
         return convert(content, section)
     except ValidationError as error:
@@ -70,7 +78,7 @@ def checked(content: Any, name: str, section: type[AnySection]) -> AnySection:
 def _problem(name: str, section: type[Section], content: Any, error: ValidationError) -> str:
     message, _, where = str(error).partition(" - at `$")
     path = re.findall(r"\.(\w+)|\[(\d+)\]", where)
-    key, kind = name, section  # walk to the value, index.hnsw.neighbors for one, and to what may stand there
+    key, kind = name, section  # walk down to the value, such as index.hnsw.neighbors, and to its type
     for field, number in path:
         key += f".{field or number}"
         content = content[field or int(number)]
@@ -80,7 +88,7 @@ def _problem(name: str, section: type[Section], content: Any, error: ValidationE
         return f"unknown key {key}.{unknown[1]}; {closest(unknown[1], list(_bare(kind).__struct_fields__))}"
     if missing:
         return f"key {key}.{missing[1]} is missing; every key of a section is required"
-    if error.__cause__:  # of __post_init__, which names the key itself
+    if error.__cause__:  # raised by __post_init__, whose message names the key
         return f"{key}.{message}"
     if choices := _choices(kind):
         message = f"expected {', '.join(choices[:-1])} or {choices[-1]}"
@@ -92,7 +100,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _choices(kind: Any) -> list[str]:
-    """The values of a Literal, or of a union of them."""
+    """Return the values of a Literal, or of a union of Literals."""
     if get_origin(kind) is Literal:
         return [repr(value) for value in get_args(kind)]
     return [choice for part in get_args(kind) for choice in _choices(part)] if get_origin(kind) is UnionType else []

@@ -1,4 +1,4 @@
-"""What every stage script does the same way: arguments, settings, notices, errors."""
+"""Command-line handling shared by all stage scripts: arguments, settings, notices, errors."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from lookalike.base.errors import LookalikeError
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the script's header as its help and knows `--params`."""
+    """Return a parser that shows the script's header as its help and accepts `--params`."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="settings file (default: %(default)s in this folder)"
@@ -19,7 +19,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def door(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of `python -m lookalike.<module>` that shows the module's header as its help."""
+    """Return a parser for `python -m lookalike.<module>` that shows the module's header as its help."""
     return argparse.ArgumentParser(
         prog=f"python -m lookalike.{module}",
         description=description,
@@ -28,22 +28,22 @@ def door(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def notice(stage: str, message: str) -> None:
-    """Tell the user one thing worth knowing, on stderr, prefixed with the stage."""
+    """Print a message to stderr, prefixed with the stage."""
     from tqdm import tqdm
 
-    tqdm.write(f"{stage}: {message}", file=sys.stderr)  # above a progress bar, if there is one
+    tqdm.write(f"{stage}: {message}", file=sys.stderr)  # prints above a progress bar, if there is one
 
 
 def run(stage: str, main: Callable[[], None]) -> None:
-    """Run a stage; turn what a user can mend into one line and exit status 1.
+    """Run a stage; print an error that the user can fix in one line and exit with status 1.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
     except LookalikeError as error:
         sys.exit(f"{stage}: error: {error}")
-    except OSError as error:  # disk full, no permission, no such file: the message names errno and path
+    except OSError as error:  # disk full, no permission, no such file: the message has errno and path
         sys.exit(f"{stage}: error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
 
 def progress_bar(stage: str, total: int | None, unit: str, **options: Any) -> "tqdm[Any]":
-    """A bar on stderr, labelled with the stage, that shows rate and time left.
+    """Return a progress bar on stderr, labelled with the stage, that shows rate and time left.
 
     Options go to tqdm; `unit_scale=True` with unit "B" counts bytes.
     """
-    from tqdm import tqdm  # 13 ms that a command without a bar need not wait for
+    from tqdm import tqdm  # imported here: 13 ms saved by commands without a bar
 
-    every = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
+    every = 0.2 if sys.stderr.isatty() else 10.0  # seconds between updates; fewer lines in a log file
     return tqdm(total=total, desc=stage, unit=unit, mininterval=every, dynamic_ncols=True, **options)

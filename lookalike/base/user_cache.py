@@ -1,4 +1,4 @@
-"""Where work is kept between runs and clones: a folder of the user's, never an output of a stage."""
+"""The user's cache folder, which keeps work between runs and clones; it is never a stage output."""
 
 import json
 import os
@@ -15,19 +15,19 @@ Found = TypeVar("Found", int, str)
 
 
 def root() -> Path:
-    """$LOOKALIKE_CACHE, or the user's cache folder."""
+    """Return $LOOKALIKE_CACHE or, by default, the platform's cache folder of this user."""
     path = os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike", appauthor=False)
     return Path(path).expanduser().absolute()
 
 
 def touch(path: Path) -> None:
-    """Note that something was used now, if it can be noted: `prune` goes by that."""
+    """Set a file's modification time to now, if allowed; `prune` deletes what was not used for longest."""
     with suppress(OSError):
         os.utime(path)
 
 
 def folder(kind: str) -> Path:
-    """The folder of one kind of kept work; it may not exist yet.
+    """Return the folder of one kind of cached work; it may not exist yet.
 
     kind  "batch_sizes", "companies", "downloads", "embeddings", "frozen", "networks", "trainings" or "verified".
     """
@@ -37,13 +37,14 @@ def folder(kind: str) -> Path:
 def remembered(
     kind: str, name: str, find: Callable[[], Found], tell: Callable[[str], None] = lambda message: None
 ) -> Found:
-    """Return what was found out before, or find it out and keep it.
+    """Return the cached result of `find`, or call `find` and cache its result.
 
-    name  tells apart what it was found out about.
-    tell  is told of a folder where nothing can be kept.
+    name  the cache key.
+    find  called without arguments.
+    tell  called with the error message if the result cannot be saved.
     """
     path = folder(kind) / f"{name}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not found out yet
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not cached yet, or unreadable
         found: Found = json.loads(path.read_text(encoding="utf-8"))["found"]
         touch(path)
         return found

@@ -1,4 +1,4 @@
-"""Vectors that can be compared by cosine."""
+"""Unit vectors, comparable by cosine, whose products are the same on every processor."""
 
 import numpy as np
 
@@ -7,34 +7,34 @@ from lookalike.base.errors import LookalikeError
 PRODUCT = 64  # rows multiplied at a time
 COLUMNS = 8192  # columns held in float64 at a time
 STEPS = 1 << 12  # grid steps in a length of 1
-SHORTER = 1 - 2.0**-11  # of a vector on the grid: room for what rounding adds, so that no length exceeds 1
+SHORTER = 1 - 2.0**-11  # length of a vector before rounding to the grid, so that rounding makes none longer than 1
 
 
 def without_direction(vectors: np.ndarray) -> np.ndarray:
-    """Rows of (N, D) that are zero or not finite, and so have no cosine with anything."""
+    """Return the numbers of the rows of (N, D) that are zero or not finite, and so have no direction."""
     return _without_direction(np.linalg.norm(vectors, axis=1))
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
     """Scale each row to length 1, so that an inner product is a cosine.
 
-    vectors  float32 or float64, (N, D). Lengths are summed in float64, so that no processor's order of adding shows.
+    vectors  float32 or float64, (N, D). Lengths are summed in float64, so that the order of summation does not show.
 
-    Returns float32, (N, D). Raises LookalikeError for a row that is zero or not finite: it has no direction.
+    Returns float32, (N, D). Raises LookalikeError if a row is zero or not finite, and so has no direction.
     """
     return directions(vectors).astype(np.float32)
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:
-    """As `unit_length`, in float64."""
+    """Scale each row to length 1 like `unit_length`, but return float64."""
     vectors = np.asarray(vectors, np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     bad = _without_direction(lengths)
     if len(bad):
         raise LookalikeError(
             f"{len(bad)} of {len(vectors)} vectors are zero or not finite, the first in row {bad[0]}, so they have no "
-            "cosine. Were they read like that, rebuild them: dvc repro --force extract; were they refined into it, the "
-            "images are too much alike for index.refine"
+            "cosine. If they are like that in data/features, rebuild it: dvc repro --force extract; if refinement made "
+            "them so, the images are too similar for index.refine"
         )
     return np.asarray(vectors / lengths[:, np.newaxis])
 
@@ -44,11 +44,11 @@ def on_grid(vectors: np.ndarray) -> np.ndarray:
 
     vectors  float64, (N, d).
 
-    Returns float32, (N, d), no row longer than 1. Inner products of such rows are exact in float32, in whatever order,
-    with whatever instructions and beside whatever other rows they are summed: every partial sum is a multiple of 2^-24
-    and, by Cauchy and Schwarz, at most 1. So all that is built on them is the same on every processor, bit for bit.
-    Rounding moves a cosine by some 0.0001, half of what storage in float16 does; the shorter length makes it 0.001
-    smaller. Raises LookalikeError as `unit_length` does.
+    Returns float32, (N, d), no row longer than 1. Inner products of such rows are exact in float32, whatever the order
+    of summation, the instructions used and the other rows in the batch: by Cauchy and Schwarz, every partial sum is a
+    multiple of 2^-24 and at most 1. So everything computed from them is the same on every processor, bit for bit.
+    Rounding moves a cosine by about 0.0001, half as much as float16 storage; the shorter length lowers it by 0.001.
+    Raises LookalikeError as `unit_length` does.
     """
     scaled = directions(vectors) * (SHORTER * STEPS)
     steps = np.rint(scaled)
@@ -62,12 +62,13 @@ def _without_direction(lengths: np.ndarray) -> np.ndarray:
 
 
 def product(rows: np.ndarray, matrix: np.ndarray, *, exact: bool) -> np.ndarray:
-    """Matrix product, float32 (N, D) times (D, M), whose every row is what it would be alone, on any processor.
+    """Multiply float32 (N, D) by (D, M) so that a row's result does not depend on the other rows or the processor.
 
-    exact  the vectors are on the grid: float32 has all bits of a sum. Else sums are in float64, rounded to float32.
+    exact  whether the vectors are on the grid, so that float32 sums are exact. Otherwise sums are computed in float64
+           and rounded to float32.
 
-    BLAS may add in another order for another number of rows, so it is always given 64, padded with zeros: a query's
-    similarities must not depend, not in their last bit, on which others were asked with it.
+    BLAS may sum in another order for another number of rows, so it always gets 64 rows, padded with zeros. Otherwise
+    the last bits of a query's similarities would depend on the queries in the same batch.
     """
     kind = np.float32 if exact else np.float64
     result = np.empty((len(rows), matrix.shape[1]), np.float32)

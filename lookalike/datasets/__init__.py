@@ -1,4 +1,4 @@
-"""Where images come from: data sets by name, downloads and archives.
+"""Sources of images: data sets by name, downloads and archives.
 
 Imports base and images.
 """

@@ -1,4 +1,4 @@
-"""What every data set takes and gives."""
+"""The settings that every data set takes and the items that it yields."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,8 +23,8 @@ class Settings(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Item:
-    """One original file: where it will lie below data/raw, its class ("" if it has none), its bytes."""
+    """One original file."""
 
-    path: PurePosixPath
-    label: str
+    path: PurePosixPath  # relative to data/raw
+    label: str  # class, "" if it has none
     content: bytes

@@ -16,11 +16,11 @@ from lookalike.datasets.download import fetch
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip?download=1"
 CHECKSUM = "md5:3138e1922a9193bfa496528edbbc45d0"
 IMAGES = "101_ObjectCategories"
-BACKGROUND = "BACKGROUND_Google"  # what params.yaml leaves out, also where it does not occur
+BACKGROUND = "BACKGROUND_Google"  # excluded by default in params.yaml, also for data sets that do not have it
 
 
 def items(settings: Settings) -> Iterator[Item]:
-    """Fetch the archive, or a mirror's, and yield its photographs in the archive's order."""
+    """Fetch the archive, official or from a mirror, and yield its photographs in the archive's order."""
     if settings.url and not settings.checksum:
         raise LookalikeError(
             f"download.checksum is empty but download.url is {settings.url}: set it to the mirror's md5:<hex> or "
@@ -35,7 +35,7 @@ def items(settings: Settings) -> Iterator[Item]:
             safe_path(inner[0], str(archive))
             info = zipped.getinfo(inner[0])
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > UNPACKED_MOST:
-                raise LookalikeError(  # others are unpacked without a limit
+                raise LookalikeError(  # zipfile unpacks other methods without a limit
                     f"{archive}: {inner[0]} is not stored or deflated, or larger than {UNPACKED_MOST:,} bytes; "
                     "refusing the archive"
                 )
@@ -46,10 +46,10 @@ def items(settings: Settings) -> Iterator[Item]:
                         yield Item(PurePosixPath(label, name), label, content)
     except LookalikeError:
         raise
-    except Exception as error:  # encrypted, of a version to come, or broken: zipfile has an exception for each
+    except Exception as error:  # encrypted, of a newer version or broken: zipfile has an exception for each
         raise LookalikeError(f"{archive}: not a readable zip archive ({type(error).__name__}: {error})") from None
 
 
 def origin(settings: Settings) -> str:
-    """Address and checksum of the archive."""
+    """Return address and checksum of the archive."""
     return f"{settings.url or URL} {settings.checksum or CHECKSUM}"

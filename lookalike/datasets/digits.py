@@ -15,7 +15,7 @@ from lookalike.datasets.base import Item, Settings
 
 def items(_settings: Settings) -> Iterator[Item]:
     """Yield each digit as a PNG, white ink on black, its 17 grey levels spread over 0 to 255."""
-    from sklearn.datasets import load_digits  # a second to import, which the other data sets need not wait
+    from sklearn.datasets import load_digits  # imported here because it takes a second
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
@@ -26,7 +26,7 @@ def items(_settings: Settings) -> Iterator[Item]:
 
 
 def origin(_settings: Settings) -> str:
-    """The package that contains them."""
+    """Return name and version of the package that contains the digits."""
     import sklearn
 
     return f"scikit-learn {sklearn.__version__}, load_digits"

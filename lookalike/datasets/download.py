@@ -1,4 +1,4 @@
-"""Downloading: resumed, retried, checked, atomic, kept; and reading archives without trusting them."""
+"""Downloads: resumed, retried, verified, written atomically and cached."""
 
 import time
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from lookalike.base.errors import LookalikeError
 from lookalike.base.files import PARTIAL, file_digest
 from lookalike.base.script import progress_bar
 
-TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of the answer
-BLOCK = 1 << 18  # bytes; an attempt that brought so many is progress
-PACE, WINDOW = 1_000, 60.0  # a server that sends fewer bytes a second, for so many seconds, is given up
-LARGEST = 1 << 34  # bytes of an archive; a body without an end must not fill the disk
+TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of the response
+BLOCK = 1 << 18  # bytes read at a time; an attempt that received so many made progress
+PACE, WINDOW = 1_000, 60.0  # an attempt ends if the server sends fewer than PACE bytes a second for WINDOW seconds
+LARGEST = 1 << 34  # bytes of an archive, so that an endless response does not fill the disk
 
 
 def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -> Path:
     """Return a local file with the bytes of `url`, verified against `checksum`.
 
-    url       http(s), or file:// for a local copy, which is verified and used where it lies. The server may redirect to
-              http(s) only.
+    url       http(s), where redirects may lead to http(s) only, or file:// for a local copy, which is used in place.
     checksum  "md5:<hex>" or "sha256:<hex>".
-    attempts  tries without progress before giving up; backoff doubles between them, from `backoff` seconds.
+    attempts  number of tries without progress before giving up.
+    backoff   seconds before the second try; doubles with every further try.
 
-    An interrupted download goes on where it stopped if the server supports ranges. The file enters the cache only
-    once it is whole and its checksum fits. Raises LookalikeError otherwise.
+    An interrupted download is resumed if the server supports ranges. The file enters the cache only when it is complete
+    and its checksum matches. Raises LookalikeError otherwise.
     """
     algorithm, expected = parse_checksum(checksum)
     try:
@@ -47,14 +47,14 @@ def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -
 
     target = user_cache.folder("downloads") / f"{algorithm}-{expected}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{target}.lock"):  # two runs at once: the second finds the first one's file
+    with filelock.FileLock(f"{target}.lock"):  # of two simultaneous runs, the second uses the first one's file
         if target.exists() and file_digest(target, algorithm) == expected:
             user_cache.touch(target)
             return target
         partial = target.with_name(target.name + PARTIAL)
         resumed = _download(url, partial, attempts, backoff)
         if resumed and file_digest(partial, algorithm) != expected:
-            partial.unlink()  # the beginning may be another file's, or the server's ranges wrong
+            partial.unlink()  # the resumed part may belong to another file, or the server's ranges may be wrong
             _download(url, partial, attempts, backoff)
         try:
             _verify(partial, algorithm, expected, url)
@@ -66,7 +66,7 @@ def fetch(url: str, checksum: str, *, attempts: int = 5, backoff: float = 1.0) -
 
 
 def parse_checksum(checksum: str) -> tuple[str, str]:
-    """Split "md5:<hex>" or "sha256:<hex>", lower-cased.
+    """Split "md5:<hex>" or "sha256:<hex>" into algorithm and digest, lower-cased.
 
     >>> parse_checksum("MD5:3138E1922A9193BFA496528EDBBC45D0")
     ('md5', '3138e1922a9193bfa496528edbbc45d0')
@@ -85,16 +85,17 @@ def _verify(path: Path, algorithm: str, expected: str, url: str) -> None:
     if actual != expected:
         raise LookalikeError(
             f"{url}: expected {algorithm}:{expected}, got {algorithm}:{actual} ({path.stat().st_size:,} bytes); "
-            "nothing was unpacked. A damaged or another file: try again, or, if you trust it, set download.checksum"
+            "nothing was unpacked. The file is damaged or not the expected one: try again, or, if you trust it, set "
+            "download.checksum"
         )
 
 
 class _TooSlowError(requests.RequestException):
-    """The server sends, but so little that it would take for ever."""
+    """A download so slow that it would hardly ever finish."""
 
 
 def _download(url: str, partial: Path, attempts: int, backoff: float) -> bool:
-    """Bring `partial` to its end, in as many tries as it takes; returns whether any went on from a beginning."""
+    """Complete the file `partial`, in several tries if needed; return whether any try resumed an earlier one."""
     failures, resumed = 0, False
     while True:
         before = _size(partial)
@@ -105,10 +106,12 @@ def _download(url: str, partial: Path, attempts: int, backoff: float) -> bool:
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             permanent = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
-            malformed = isinstance(error, (requests.TooManyRedirects, requests.exceptions.InvalidURL,
-                                           requests.exceptions.InvalidSchema))  # fmt: skip
+            malformed = isinstance(
+                error,
+                requests.TooManyRedirects | requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema,
+            )
             if _size(partial) >= before + BLOCK:
-                failures = 0  # it moved: a long download over a bad line may take many tries
+                failures = 0  # progress: a long download over a bad connection may take many tries
             failures += 1
             if permanent or malformed or failures >= attempts:
                 kept = f"; {_size(partial):,} bytes are kept, and the next run goes on from there"
@@ -121,22 +124,22 @@ def _download(url: str, partial: Path, attempts: int, backoff: float) -> bool:
 
 def _download_rest(url: str, partial: Path) -> None:
     start = _size(partial)
-    headers = {"Accept-Encoding": "identity"}  # a compressed answer's offsets would not be the file's
+    headers = {"Accept-Encoding": "identity"}  # offsets in a compressed response would not be the file's
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
         answered = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     except requests.RequestException:
         raise
-    except ValueError as error:  # a malformed address, or one redirected to; requests wraps only some of them
+    except ValueError as error:  # a malformed address, perhaps of a redirect; requests wraps only some of them
         raise requests.exceptions.InvalidURL(str(error)) from None
     with answered as answer:
-        if answer.status_code == 416 and start:  # nothing beyond what we have: it is whole, or not this file
+        if answer.status_code == 416 and start:  # no bytes after ours: our file is complete, or another one
             return
         answer.raise_for_status()
         if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            partial.unlink(missing_ok=True)  # the next try asks for all of it
-            raise requests.RequestException("the server answered with another range than it was asked for")
+            partial.unlink(missing_ok=True)  # the next try requests the whole file
+            raise requests.RequestException("the server answered with another range than requested")
         if answer.status_code != 206:
             start = 0
         length = answer.headers.get("Content-Length")
@@ -157,7 +160,7 @@ def _download_rest(url: str, partial: Path) -> None:
 
 
 def _pieces(answer: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives and was sent: a .tar.gz is often called `Content-Encoding: gzip`, and is not."""
+    """Yield the body piece by piece, undecoded: servers often mark a .tar.gz wrongly as `Content-Encoding: gzip`."""
     began, received = time.monotonic(), 0
     try:
         while piece := answer.raw.read1(BLOCK, decode_content=False):

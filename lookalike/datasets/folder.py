@@ -1,4 +1,4 @@
-"""The user's own images: one subfolder a class, or a CSV of path and label, or a flat, unlabelled folder."""
+"""The user's own images: one subfolder per class, or a CSV of path and label, or a flat folder without labels."""
 
 import os
 from collections import Counter
@@ -15,8 +15,8 @@ from lookalike.images.decode import SUFFIXES
 def items(settings: Settings) -> Iterator[Item]:
     """Yield the images below `download.folder`, sorted by path.
 
-    Without `download.labels` the first folder of a path is its class, and an image directly in the folder has none.
-    With it, exactly the images that the CSV lists are taken, with its labels; an empty label means no class.
+    Without `download.labels`, an image's class is the first folder of its path; images directly in the folder have no
+    class. With it, the images are exactly those that the CSV lists, with its labels; an empty label means no class.
     """
     folder, labels = Path(settings.folder), labels_of(settings)
     if not labels:
@@ -24,13 +24,13 @@ def items(settings: Settings) -> Iterator[Item]:
     for path in sorted(labels):
         try:
             path.encode()
-        except UnicodeEncodeError:  # bytes of another encoding, which Python carries as lone surrogates
+        except UnicodeEncodeError:  # bytes of another encoding, which Python represents as lone surrogates
             raise LookalikeError(f"{folder}: the name {path!a} is not UTF-8; rename the file") from None
         yield Item(PurePosixPath(path), labels[path], (folder / path).read_bytes())
 
 
 def labels_of(settings: Settings) -> dict[str, str]:
-    """The label of each image below `download.folder`, by path; "" for none."""
+    """Return the label of each image below `download.folder` by path; "" for none."""
     folder = Path(settings.folder)
     if not folder.is_dir():
         raise LookalikeError(
@@ -51,16 +51,16 @@ def _from_folders(folder: Path) -> dict[str, str]:
         labels[relative.as_posix()] = relative.parts[0] if len(relative.parts) > 1 else ""
     if others:
         endings = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-        notice("download", f"{folder}: files that are no images by their ending were left out: {endings}")
+        notice("download", f"{folder}: files whose ending is not an image's are left out: {endings}")
     return labels
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder but hidden ones; links are followed, of a folder's names the first in order counts."""
+    """Yield every file below a folder except hidden ones; follow links, but visit each folder only once."""
     seen = set()
     for name, subfolders, files in os.walk(folder, followlinks=True):
         here = Path(name)
-        if here.resolve() in seen:  # a link back up
+        if here.resolve() in seen:  # a link to a visited folder, perhaps in a circle
             subfolders.clear()
             continue
         seen.add(here.resolve())
@@ -71,7 +71,9 @@ def _files(folder: Path) -> Iterator[Path]:
 def _from_csv(folder: Path, name: str) -> dict[str, str]:
     table = folder / name
     if not table.is_file():
-        raise LookalikeError(f"download.labels is {name!r}, but {table} does not exist; it lies inside download.folder")
+        raise LookalikeError(
+            f"download.labels is {name!r}, but {table} does not exist; the file must be inside download.folder"
+        )
     labels: dict[str, str] = {}
     for where, row in rows(table, ("path", "label")):
         path = _checked(folder, row["path"], where)
@@ -82,24 +84,26 @@ def _from_csv(folder: Path, name: str) -> dict[str, str]:
 
 
 def _checked(folder: Path, text: str, where: str) -> str:
-    """A path of the CSV, in its plain form; it must name an image inside the folder."""
+    """Return a path of the CSV, normalised. Raises LookalikeError unless it names an image inside the folder."""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise LookalikeError(f"{where}: path {text!r} must be relative and inside {folder}")
     if path.suffix.lower() not in SUFFIXES:
-        raise LookalikeError(f"{where}: {str(path)!r} is no image by its name; take out the line or rename the file")
+        raise LookalikeError(
+            f"{where}: the ending of {str(path)!r} is not an image's; remove the line or rename the file"
+        )
     file = folder / path
     try:
         there = file.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
+    except OSError as error:  # a name that is too long, a folder without permission
         raise LookalikeError(
-            f"{where}: {str(file)!r} cannot be looked for: {error.strerror}; mend the path or take out the line"
+            f"{where}: {str(file)!r} cannot be looked up: {error.strerror}; fix the path or remove the line"
         ) from None
     if not there:
-        raise LookalikeError(f"{where}: {str(file)!r} does not exist; mend the path or take out the line")
+        raise LookalikeError(f"{where}: {str(file)!r} does not exist; fix the path or remove the line")
     return str(path)
 
 
 def origin(settings: Settings) -> str:
-    """The folder, and the CSV in it if one gives the labels."""
+    """Return the folder's path, and the CSV's name if there is one."""
     return " ".join(filter(None, [settings.folder, settings.labels]))

@@ -1,7 +1,7 @@
-"""Where images come from.
+"""The data sets by name.
 
-A data set is a module with `items(settings)`, which yields `Item`s in a fixed order, and `origin(settings)`, one line
-that says where they are from.
+A data set is a module with `items(settings)`, which yields `Item`s in a fixed order, and `origin(settings)`, which
+returns their source as one line.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _MODULES = {"digits": digits, "caltech101": caltech101, "folder": folder}
 
 
 def items(settings: Settings) -> Iterator[Item]:
-    """Yield the images of the chosen data set, less `exclude`, at most `limit_per_class` of each class."""
+    """Yield the images of the chosen data set, without `exclude`, at most `limit_per_class` of each class."""
     _check(settings)
     taken: dict[str, int] = {}
     left_out = set()
@@ -36,7 +36,7 @@ def items(settings: Settings) -> Iterator[Item]:
 
 
 def _check(settings: Settings) -> None:
-    """Raise LookalikeError for a setting that another data set would read, and this one would ignore."""
+    """Raise LookalikeError if a setting is given that only another data set reads."""
     meant_for = {"folder": "folder", "labels": "folder", "url": "caltech101", "checksum": "caltech101"}
     for key, dataset in meant_for.items():
         value = getattr(settings, key)
@@ -48,5 +48,5 @@ def _check(settings: Settings) -> None:
 
 
 def origin(settings: Settings) -> str:
-    """Where the images of the chosen data set are from, for the record."""
+    """Return the source of the chosen data set's images as one line, for data/raw.json."""
     return str(_MODULES[settings.dataset].origin(settings))

@@ -1,4 +1,4 @@
-"""Embedding many images, each once: what the cache knows is not computed again.
+"""Embedding of many images, each at most once: embeddings in the cache are not computed again.
 
 Imports base, artifacts, networks and runtimes.
 """

@@ -1,4 +1,4 @@
-"""Trying which batch size is fastest here. What was found is kept in the user's cache folder: bits depend on it."""
+"""Search for the fastest batch size. The result is kept in the user's cache folder, because embeddings depend on it."""
 
 import time
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from lookalike.extraction.cache import Recipe
 from lookalike.runtimes.registry import Embedder, OutOfMemory
 
 TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
-GAIN = 1.05  # a larger batch must be faster by this much: it takes more memory
-SECONDS = 2.0  # of measurement a size
+GAIN = 1.05  # a larger batch takes more memory, so it must be faster by this factor
+SECONDS = 2.0  # duration of the measurement of each size
 
 
 def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
-    """Find the batch size with the most images a second, or the one found earlier for the same recipe.
+    """Return the batch size that embeds the most images a second, measured once per recipe.
 
-    recipe  its own batch size does not matter.
+    recipe  a recipe whose batch size does not matter.
     load    returns the network for batches of a given size.
 
-    Doubles the batch from 8 until that gains less than 5 %, or does not fit into memory.
+    Doubles the batch size from 8 until that gains less than 5 %, or the batch does not fit into memory.
     """
 
     def tell(error: str) -> None:
-        script.notice("extract", f"the batch size found cannot be kept ({error}); another run may find another")
+        script.notice("extract", f"the fastest batch size cannot be saved ({error}); another run may find another")
 
     found = user_cache.remembered("batch_sizes", recipe.fingerprint[:32], lambda: _fastest(recipe, load), tell)
     return found if isinstance(found, int) else _fastest(recipe, load)

@@ -1,12 +1,12 @@
-"""Embeddings kept between runs, found by what was embedded and by everything that decides the result's bits.
+"""The cache of embeddings between runs, keyed by an image's pixels and everything that decides the embedding's bits.
 
-One SQLite file for each way of embedding, a `Recipe`; in it, one row an image, found by the SHA-256 of its pixels. The
-file is at once the journal of a run: rows are committed every second, so that a run that is killed, however, goes on
-where it was. SQLite makes an append whole or absent; each row has a checksum besides, and a row that fails it counts as
-absent. A file that is no cache of ours, or is damaged, is set aside.
+There is one SQLite file for each way of embedding, a `Recipe`, with one row per image, keyed by the SHA-256 of its
+pixels. The file is also the journal of a run: rows are committed every second, so that a killed run continues where it
+stopped. SQLite's transactions are atomic; in addition each row has a checksum, and a row that fails it is ignored. A
+damaged file, or one of another program, is set aside.
 
-What a cache returns is what would be computed, every bit. So a recipe leans towards naming too much, which only costs a
-second computation.
+A cached embedding equals the one that would be computed, bit for bit. So a recipe rather names too much than too
+little, which only costs a second computation.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ import numpy as np
 from lookalike.base import user_cache
 from lookalike.base.errors import LookalikeError
 
-FORMAT = 1  # of the file and of the recipe; another format has other file names
-OURS = 0x4C4B414C  # "LKAL", in the header of every file of ours
+FORMAT = 1  # version of the file and of the recipe; part of the file's name
+OURS = 0x4C4B414C  # "LKAL", the application id in the header of our files
 SUFFIX = ".sqlite"
 DAMAGED = ".damaged"
-COMMIT_EVERY = 1.0  # seconds; a kill costs as much, and the batches under way
-LOOKUP = 500  # keys a query; SQLite's oldest limit is 999
-WAIT = 60.0  # seconds for another process that is writing; it writes for milliseconds
+COMMIT_EVERY = 1.0  # seconds between commits; a kill loses as much work, and the batches in progress
+LOOKUP = 500  # keys per query; SQLite's oldest limit is 999
+WAIT = 60.0  # most seconds to wait for another process, which normally writes for milliseconds
 SCHEMA = (
     "CREATE TABLE about (recipe TEXT NOT NULL)",
     "CREATE TABLE rows (pixels BLOB PRIMARY KEY, embedding BLOB NOT NULL, checksum INTEGER NOT NULL)",
@@ -41,38 +41,38 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the bits of an embedding, besides the pixels."""
+    """Everything besides the pixels that decides the bits of an embedding."""
 
-    backbone: str  # for people; `network` says it all
+    backbone: str  # backbone, layer and pooling are for people; `network` covers them
     layer: str
     pooling: str
-    network: str  # SHA-256 over the network files that the runtime reads; the backbone's name decides the normalisation
+    network: str  # SHA-256 over the network files that the runtime reads, and model.json
     image_size: int
     runtime: str  # name and version of every library that computes
     precision: str
     batch_size: int
-    calibration: str  # SHA-256 of what int8 was calibrated on, or ""
-    code: str  # SHA-256 over the modules of ours that compute
+    calibration: str  # SHA-256 of int8's calibration set, or ""
+    code: str  # SHA-256 over our modules that compute
     processor: str  # CPU, its features, GPU
     dim: int  # D
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over all of it."""
+        """Hex SHA-256 over all fields."""
         return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
 
 
 class EmbeddingCache:
-    """The kept embeddings of one recipe; safe to share between threads, and its file between processes.
+    """The cached embeddings of one recipe. Thread-safe, and processes may share its file.
 
-    with EmbeddingCache(recipe) as cache: found = cache.get(keys)
+    with EmbeddingCache(recipe, tell) as cache: found = cache.get(keys)
 
-    Raises LookalikeError when the disk is full: what was committed is kept, and the next run goes on from it. Whatever
-    else is wrong, the work goes on without keeping, or with a new file, and the user is told.
+    Raises LookalikeError when the disk is full; committed rows are kept, and the next run continues from them. After
+    any other problem, work continues without saving, or with a new file, and the user is told.
     """
 
     def __init__(self, recipe: Recipe, tell: Callable[[str], None]) -> None:
-        """Open the file, or make it; `tell` takes what a user should know."""
+        """Open or create the file; `tell` is called with messages for the user."""
         self.recipe = recipe
         self._tell = tell
         self.path = user_cache.folder("embeddings") / f"{recipe.fingerprint[:32]}{SUFFIX}"
@@ -90,7 +90,7 @@ class EmbeddingCache:
                 self._close()
 
     def get(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
-        """Find embeddings, float32 (D,), by the SHA-256 of their images' pixels; keys that are unknown are left out."""
+        """Return the known embeddings, float32 (D,), by the SHA-256 of their images' pixels."""
         with self._lock:
             found = {key: self._waiting[key] for key in keys if key in self._waiting}
             rest = [key for key in keys if key not in found]
@@ -99,12 +99,12 @@ class EmbeddingCache:
         return {key: np.frombuffer(row, np.float32) for key, row in found.items()}
 
     def put(self, key: bytes, embedding: np.ndarray) -> None:
-        """Remember one embedding, float32 (D,); it is on disk after the next `commit`."""
+        """Add an embedding, float32 (D,); it is on disk after the next `commit`."""
         with self._lock:
             self._waiting[key] = embedding.tobytes()
 
     def commit(self, *, now: bool = True) -> None:
-        """Write what is waiting, whole or not at all. With now=False: if the last time is a second ago."""
+        """Write the waiting rows in one transaction; with now=False only if the last commit is a second ago."""
         with self._lock:
             if not now and time.monotonic() - self._committed < COMMIT_EVERY:
                 return
@@ -113,7 +113,7 @@ class EmbeddingCache:
                 self._write(rows)
             except sqlite3.Error as error:
                 self._failed(error)
-                self._write(rows)  # if a damaged file was set aside, into the new one
+                self._write(rows)  # into the new file, if a damaged one was set aside
             self._waiting.clear()
             self._committed = time.monotonic()
 
@@ -130,10 +130,10 @@ class EmbeddingCache:
 
     def _open(self) -> None:
         file = self._file = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-        file.execute("PRAGMA page_size = 65536")  # bytes, of a new file: rows of several KB waste little of a page
+        file.execute("PRAGMA page_size = 65536")  # bytes, for a new file: large pages waste little with rows of some KB
         try:
             file.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:  # read-only, or another process holds it
+        except sqlite3.OperationalError as error:  # read-only, or locked by another process
             self._failed(error)
         if _number(file) != OURS:
             if not self._writable or file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -148,7 +148,7 @@ class EmbeddingCache:
 
     def _select(self, keys: list[bytes]) -> dict[bytes, bytes]:
         marks = ",".join("?" * len(keys))
-        query = f"SELECT pixels, embedding, checksum FROM rows WHERE pixels IN ({marks})"  # noqa: S608  question marks
+        query = f"SELECT pixels, embedding, checksum FROM rows WHERE pixels IN ({marks})"  # noqa: S608  only "?"
         try:
             rows = self._file.execute(query, keys).fetchall() if self._file else []
         except sqlite3.Error as error:
@@ -164,33 +164,33 @@ class EmbeddingCache:
             self._file.execute("COMMIT")
 
     def _failed(self, error: Exception) -> None:
-        """Go on after an error of SQLite's: without writing, or with a new file; or raise if the disk is full."""
+        """Recover from an SQLite error: stop writing or begin a new file. Raises LookalikeError if the disk is full."""
         name = getattr(error, "sqlite_errorname", "")
         if self._file and self._file.in_transaction:
             self._file.rollback()
-        if name == "SQLITE_READONLY_DBMOVED":  # it was pruned while it was open
+        if name == "SQLITE_READONLY_DBMOVED":  # the file was pruned while it was open
             self._close()
             self._open()
             return
         if name == "SQLITE_FULL":
             self._close()
             raise LookalikeError(
-                f"{self.path.parent}: the disk is full. What was embedded until now is kept there; make room (to see "
-                "what is kept: python -m lookalike.cli.cache), or set LOOKALIKE_CACHE to another folder, and run again"
+                f"{self.path.parent}: the disk is full. The embeddings computed so far are kept there; make room "
+                "(list them: python -m lookalike.cli.cache), or set LOOKALIKE_CACHE to another folder, and run again"
             ) from None
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             self._set_aside(error)
         elif self._writable:
             self._writable = False
             self._tell(
-                f"{self.path.parent}: nothing can be kept there ({error}), so a killed run starts over; make it "
+                f"{self.path.parent}: nothing can be saved there ({error}), so a killed run will start over; make it "
                 "writable, or set LOOKALIKE_CACHE to a folder that is"
             )
 
     def _set_aside(self, error: Exception) -> None:
         self._close()
         try:
-            for suffix in ("-journal", ""):  # the journal first: it must not be played into a new file
+            for suffix in ("-journal", ""):  # the journal first: it must not be applied to a new file
                 path = self.path.with_name(self.path.name + suffix)
                 if path.exists():
                     path.replace(path.with_name(path.name + DAMAGED))
@@ -215,7 +215,7 @@ def _checksum(key: bytes, row: bytes) -> int:
 
 
 def describe(path: Path) -> str:
-    """Say for a person what a file in the cache's folder holds."""
+    """Describe in one line what a file in the cache's folder contains."""
     if path.suffix != SUFFIX:
         return f"{path.name}: set aside, or not ours"
     try:

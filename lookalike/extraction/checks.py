@@ -1,4 +1,4 @@
-"""Checks of embeddings: their directions, and what a lower precision costs."""
+"""Checks of embeddings: that each has a direction, and that a lower precision stays close to float32."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ SAMPLE = 32  # images whose embeddings at a lower precision are compared with fl
 
 
 def check_precision(extractor: Extractor, model: Path, images: Images, min_cosine: float) -> float:
-    """Compare a sample's embeddings, float32 (n, D), with those in float32; return the least cosine.
+    """Compare a sample's embeddings, float32 (n, D), with those computed in float32; return the least cosine.
 
-    The sample is those images whose files have the lowest hashes, so that a collection that grows keeps most of it.
-    Raises LookalikeError if the least cosine is below extract.min_cosine.
+    The sample are the images whose files have the lowest hashes, so that a growing collection keeps most of it.
+    Raises LookalikeError if the least cosine is below `min_cosine`.
     """
     rows = np.sort(np.argsort(images.sha256, kind="stable")[:SAMPLE])
     reference = Extractor("openvino", model, images.pixels.shape[1], SAMPLE, "float32")
@@ -29,7 +29,7 @@ def check_precision(extractor: Extractor, model: Path, images: Images, min_cosin
         raise LookalikeError(
             f"extract.precision {extractor.recipe.precision} moves the embedding of {images.paths[rows[worst]]} to a "
             f"cosine of {cosines[worst]:.4f} to float32, below extract.min_cosine {min_cosine}; choose another "
-            "precision, calibrate int8 on more images, or allow less"
+            "precision, calibrate int8 on more images, or lower extract.min_cosine"
         )
     return round(float(cosines[worst]), 6)
 
@@ -47,7 +47,7 @@ def embeddings(extractor: Extractor, paths: np.ndarray, pixels: np.ndarray) -> n
 
 
 def check_directions(paths: np.ndarray, block: np.ndarray, precision: str) -> None:
-    """Raise LookalikeError for an embedding, a row of float32 (n, D), that cannot be compared with others."""
+    """Raise LookalikeError if a row of float32 (n, D) is zero or not finite, and so cannot be compared with others."""
     for bad in without_direction(block)[:1]:
         raise LookalikeError(
             f"the embedding of {paths[bad]} is zero or not finite, so nothing can be compared with it; "

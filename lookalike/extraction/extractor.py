@@ -1,4 +1,4 @@
-"""Embedding N images: what is known from the cache, the rest through a network, in memory that does not grow with N."""
+"""Embedding of N images, from the cache or through a network, in memory that does not grow with N."""
 
 import hashlib
 import queue
@@ -23,21 +23,26 @@ from lookalike.extraction.company import Company, Composer, company_of
 from lookalike.runtimes import registry
 from lookalike.runtimes.code_digest import code_digest
 
-AHEAD = 3  # blocks that are read while the network is busy
+AHEAD = 3  # blocks read in advance while the network is busy
 
 
 class Extractor:
-    """A network, a runtime and a cache: pixels in, rows out."""
+    """A network with its runtime and cache, which turns pixels into embeddings."""
 
     def __init__(
-        self, runtime: registry.Choice, folder: Path, image_size: int, batch_size: int, precision: registry.Precision,
+        self,
+        runtime: registry.Choice,
+        folder: Path,
+        image_size: int,
+        batch_size: int,
+        precision: registry.Precision,
         calibration: Path = Path(UNUSED),
-    ) -> None:  # fmt: skip
-        """Describe how images of `image_size` pixels are embedded; the network is loaded when it is needed.
+    ) -> None:
+        """Set up embedding of images of `image_size` pixels a side; the network is loaded when it is first needed.
 
-        folder       the network files.
-        batch_size   0 to try which is fastest.
-        calibration  what int8 is calibrated on.
+        folder       folder of the network files.
+        batch_size   images per batch; 0 to find the fastest.
+        calibration  file of the images that int8 is calibrated on.
         """
         self._run = registry.runtime(registry.chosen(runtime, precision))
         self._folder, self._calibration = folder, calibration
@@ -62,7 +67,7 @@ class Extractor:
             self.recipe = replace(self.recipe, batch_size=batch_size_of(self.recipe, self._load))
 
     def network(self) -> registry.Embedder:
-        """The network, loaded once, for full batches."""
+        """Return the network for batches of the recipe's size, loaded once."""
         if self._embedder is None:
             self._embedder = self._load(self.recipe.batch_size)
         return self._embedder
@@ -73,7 +78,7 @@ class Extractor:
         write: Callable[[np.ndarray, np.ndarray], None],
         progress: Callable[[int, int], None] = lambda rows, known: None,
     ) -> None:
-        """Embed blocks of images as `embed` does, with the user's cache."""
+        """Embed blocks of images with the user's cache; the arguments are those of the function `embed`."""
         with EmbeddingCache(self.recipe, _tell_once) as cache:
             embed(blocks, self.network, self.recipe.batch_size, cache, write, progress, self._company)
 
@@ -106,17 +111,17 @@ def embed(
     progress: Callable[[int, int], None] = lambda rows, known: None,
     company: Callable[[registry.Embedder], Company] = lambda network: "any",
 ) -> None:
-    """Embed images, each once: those that the cache knows, and those whose pixels occurred before, are not run again.
+    """Embed images, each at most once: cached images and repeated pixels do not go through the network.
 
-    blocks    uint8, (b, S, S, 3) each, in order; read, and hashed, while the network works.
-    load      returns the network for batches of `batch_size`; called when an image is first found to be unknown.
-    write     takes row numbers, int64 (n,), and their embeddings, float32 (n, D); rows come out of order. What it
-              raises ends the work, and the embeddings it was given are not kept.
-    progress  is told of n more rows, and how many of them needed no network.
-    company   says of a network in which company an image's embedding is always the same.
+    blocks    blocks of images in order, uint8 (b, S, S, 3); read and hashed while the network works.
+    load      returns the network for batches of `batch_size`; called at the first image that is not in the cache.
+    write     called with row numbers, int64 (n,), and their embeddings, float32 (n, D), not in row order. An exception
+              that it raises ends the work, and the embeddings passed to it are not cached.
+    progress  called with a number of finished rows, and how many of them did not go through the network.
+    company   returns under which conditions the network's embedding of an image is always the same.
 
-    A batch always has `batch_size` images, black ones where there are no others, because a network compiled for another
-    batch shape may differ in the last bits.
+    A batch always has `batch_size` images and is filled up with black ones, because a network compiled for another
+    batch shape may give other last bits.
     """
     pipeline = _Pipeline(load, batch_size, cache, write, progress, company)
     first = 0
@@ -140,13 +145,13 @@ def embed(
 
 @dataclass
 class _Batch:
-    places: dict[bytes, int] = field(default_factory=dict)  # key: where in the batch the image is
-    rows: dict[bytes, list[int]] = field(default_factory=dict)  # key: the rows that want this embedding
+    places: dict[bytes, int] = field(default_factory=dict)  # key: the image's place in the batch
+    rows: dict[bytes, list[int]] = field(default_factory=dict)  # key: the rows of this image
     result: Future[np.ndarray] | None = None  # (B, D)
 
 
 class _Pipeline:
-    """Fill a batch while the network works on the one before, and write that one's rows while it works on the next."""
+    """Pipeline that fills the next batch, and writes the rows of the last one, while the network works."""
 
     def __init__(
         self,
@@ -161,14 +166,14 @@ class _Pipeline:
         self._progress, self._company = progress, company
         self._network: registry.Embedder | None = None
         self._composer: Composer | None = None
-        self._waiting: dict[bytes, tuple[np.ndarray, list[int]]] = {}  # key: pixels (S, S, 3), and rows that want them
+        self._waiting: dict[bytes, tuple[np.ndarray, list[int]]] = {}  # key: pixels (S, S, 3), and the image's rows
         self._running = _Batch()
         self._device, self._disk = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._kept: Future[None] = self._disk.submit(lambda: None)
-        self.collected: dict[bytes, np.ndarray] = {}  # what came out since the cache was last asked
+        self.collected: dict[bytes, np.ndarray] = {}  # embeddings computed since the cache was last asked
 
     def add(self, key: bytes, pixels: np.ndarray, rows: list[int]) -> None:
-        """Take an image that the cache did not know; a twin of one under way waits for that one's embedding."""
+        """Add an image that is not in the cache; one with the same pixels as an earlier one shares its embedding."""
         if key in self.collected:
             self._write(np.array(rows), np.repeat(self.collected[key][np.newaxis], len(rows), axis=0))
             self._progress(len(rows), len(rows))
@@ -178,13 +183,13 @@ class _Pipeline:
             self._waiting[key][1].extend(rows)
         else:
             composer = self._composing()
-            self._waiting[key] = pixels.copy(), rows  # a copy, or it would hold its whole block in memory
+            self._waiting[key] = pixels.copy(), rows  # a copy, because a view would keep the whole block in memory
             composer.add(key)
             if composer.ready():
                 self._start(composer)
 
     def finish(self) -> None:
-        """Embed and write what is left."""
+        """Embed and write the remaining images."""
         while self._composer and self._waiting:
             self._start(self._composer)
         self._collect(self._running)
@@ -199,7 +204,7 @@ class _Pipeline:
         return self._composer
 
     def _start(self, composer: Composer) -> None:
-        assert self._network is not None  # noqa: S101  a composer comes with it
+        assert self._network is not None  # noqa: S101  set together with the composer
         places = composer.take()
         taken = {key: self._waiting.pop(key) for key in places}
         shape = next(iter(taken.values()))[0].shape
@@ -220,7 +225,7 @@ class _Pipeline:
         for key, row in zip(batch.rows, result, strict=True):
             self._cache.put(key, row)
             self.collected[key] = row
-        self._kept.result()  # raises what writing the cache raised
+        self._kept.result()  # raises the exception of the last commit, if any
         self._kept = self._disk.submit(self._cache.commit, now=False)
         self._progress(len(rows), len(rows) - len(batch.rows))
 
@@ -238,7 +243,7 @@ def _hashed(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[byt
 
 
 def _ahead(items: Iterator[Any]) -> Generator[Any]:
-    """Draw from an iterator in a thread, a few items ahead; what it raises is raised here."""
+    """Read an iterator in a thread, a few items ahead; its exceptions are raised here."""
     drawn: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
     done = object()
     stopped = threading.Event()
@@ -266,11 +271,11 @@ def _ahead(items: Iterator[Any]) -> Generator[Any]:
             yield item
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room
+        while thread.is_alive():  # it may be waiting for room in the queue
             with suppress(queue.Empty):
                 drawn.get(timeout=0.05)
 
 
 def _digest(files: list[Path]) -> str:
-    """SHA-256 over files' names and contents."""
+    """Return a hex SHA-256 over the files' names and contents."""
     return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()

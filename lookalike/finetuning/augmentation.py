@@ -1,4 +1,4 @@
-"""Augmented views of an image that keep its class: moved, zoomed, turned, mirrored, of more or less contrast."""
+"""Data augmentation: views of an image that keep its class: shifted, zoomed, rotated, mirrored, of other contrast."""
 
 import numpy as np
 from PIL import Image
@@ -9,8 +9,8 @@ from lookalike.finetuning.settings import Settings
 def view(pixels: np.ndarray, sha256: str, number: int, settings: Settings) -> np.ndarray:
     """Draw a view, uint8 (S, S, 3) -> uint8 (S, S, 3): number 0 is the image itself, 1 with `flip` its mirror image.
 
-    Every other is drawn by finetune.seed, its number and the image's bytes, so that it does not depend on which images
-    are there beside it. What comes from outside the picture is white, as the margin of a padded one.
+    The others are drawn with finetune.seed, their number and the image's bytes as seed, so that they do not depend on
+    which other images there are. Pixels from outside the picture are white, like the margin of a padded one.
     """
     if number == 0:
         return pixels
@@ -23,7 +23,7 @@ def view(pixels: np.ndarray, sha256: str, number: int, settings: Settings) -> np
     right, down = rng.uniform(-settings.shift, settings.shift, 2) * side
     gain = 1 + rng.uniform(-settings.light, settings.light)
     mirrored = settings.flip and rng.random() < 0.5
-    # The affine map from a pixel of the view to one of the image: turned and zoomed about the centre, then moved.
+    # The affine map from a pixel of the view to one of the image: rotation and zoom about the centre, then shift.
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
     centre = side / 2
     matrix = (

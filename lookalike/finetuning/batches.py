@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Batches:
-    """What is drawn from, and how.
+    """The images to draw batches from, and how to draw them.
 
-    rows     int64, (n,): the images to train on.
-    codes    int, (n,): their classes, each with at least `images` of them.
-    classes  P.
-    images   K.
-    views    V: each image is drawn in one of them.
-    seed     of every draw.
+    rows     int64, (n,), the images to train on.
+    codes    int, (n,), their classes, each with at least `images` images.
+    classes  P, classes per batch.
+    images   K, images per class.
+    views    V, number of views; one of them is drawn for each image.
+    seed     seed of all draws.
     """
 
     rows: np.ndarray
@@ -26,14 +26,14 @@ class Batches:
     seed: int
 
     def __len__(self) -> int:
-        """Batches of an epoch: as many as it takes to draw as many images as there are."""
+        """Return the number of batches per epoch, which together draw as many images as there are."""
         return max(1, round(len(self.rows) / (self.classes * self.images)))
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Draw an epoch's batches: rows, codes and views, (P K,) each, class by class.
 
-        A batch's classes, and the images of each, are drawn without replacement, every class as often as every other.
-        Depends on nothing but the seed and the number, so that a resumed training draws what it would have drawn.
+        A batch's classes, and the images of each class, are drawn without replacement, all classes equally often. The
+        draw depends only on the seed and the epoch's number, so that a resumed training draws the same batches.
         """
         rng = np.random.default_rng([self.seed, number])
         own = {code: self.rows[self.codes == code] for code in np.unique(self.codes).tolist()}

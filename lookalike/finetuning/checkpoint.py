@@ -1,4 +1,4 @@
-"""The state of a training, on disk so that a killed one goes on where it was."""
+"""Checkpoints: the state of a training on disk, from which a killed training resumes."""
 
 import json
 import zipfile
@@ -16,20 +16,20 @@ STATE_FILE = "state.npz"
 
 @dataclass
 class Progress:
-    """Where a training stands, beside its arrays."""
+    """The state of a training except its arrays."""
 
-    epoch: int = 0  # that is under way
-    step: int = 0  # of it, that are done
-    loss: float = 0.0  # sum over those steps
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the current epoch
+    loss: float = 0.0  # sum of the loss over those steps
     start: float = -1.0  # validation mAP before the first batch; -1 without validation
-    best: float = -1.0  # the highest
-    best_epoch: int = 0  # 1 for the first; 0: the network as it came
+    best: float = -1.0  # the highest validation mAP so far
+    best_epoch: int = 0  # the epoch after which it was measured, counted from 1; 0 is the untrained network
     finished: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # figures of each finished epoch
 
 
 def save(folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]]) -> None:
-    """Write all of it at once: a kill leaves this state or the one before."""
+    """Write the state atomically: after a kill, the file holds this state or the previous one."""
     named: dict[str, Any] = {
         f"{name}/{number:04d}": value for name, values in arrays.items() for number, value in enumerate(values)
     }
@@ -38,7 +38,7 @@ def save(folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]]) 
 
 
 def load(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
-    """Read what `save` wrote; None if there is nothing, or nothing whole."""
+    """Read what `save` wrote; return None if there is no file or it is damaged."""
     path = folder / STATE_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -49,6 +49,6 @@ def load(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
     except FileNotFoundError:
         return None
     except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None  # damaged from outside: everything it held can be computed again
+        return None  # damaged from outside: the training starts over
     user_cache.touch(folder)
     return progress, arrays

@@ -1,4 +1,4 @@
-"""A network in two: what stays as it is, and what is trained; and the two put together again."""
+"""The cut of a network into frozen and trained layers, and the joining of the two after training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,19 @@ from lookalike.networks.sizes import check_size
 from lookalike.networks.vit_presets import TOWERS
 
 POOLING = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
-HEAD = "head"  # its layer's name
-SHRINK = 0.3  # chosen on validation queries; 0.03 and 1 do little worse (docs/results/finetuning.md)
+HEAD = "head"  # name of the head's layer
+SHRINK = 0.3  # shrinkage, chosen on validation queries; 0.03 and 1 are little worse (docs/results/finetuning.md)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a network is cut.
+    """The place where a network is cut.
 
-    layer  whose output is the last that stays as it is.
-    last   whether nothing but the head is behind it: then what is kept of an image is pooled, (D,), else a map.
-    shape  of what is kept of an image.
+    folder      folder of the network files.
+    layer       the last frozen layer.
+    last        whether it is the network's last, so that only the head is trained.
+    image_size  pixels a side.
+    shape       shape of an image's frozen output: pooled, (D,), if `last`, else a feature map.
     """
 
     folder: Path
@@ -40,8 +42,8 @@ class Cut:
 def cut(folder: Path, layer: str, head: bool, image_size: int) -> Cut:
     """Cut the network in `folder` behind `layer`, "" for the last.
 
-    Raises LookalikeError for a layer that is not there, or that not every way through the network passes, and where
-    there would be nothing to train.
+    Raises LookalikeError for an unknown layer, a layer that a path through the network bypasses, or if there would be
+    nothing to train.
     """
     network = describe(folder)
     check_size(network, image_size)
@@ -54,19 +56,22 @@ def cut(folder: Path, layer: str, head: bool, image_size: int) -> Cut:
     names = [item.name for item in features.layers]
     name = layer or names[-1]
     if name not in names:
-        raise LookalikeError(f"finetune.layer is {name!r}, but {folder} ({network.backbone}) has no such layer; "
-                             f"{closest(name, names)}")  # fmt: skip
+        raise LookalikeError(
+            f"finetune.layer is {name!r}, but {folder} ({network.backbone}) has no such layer; {closest(name, names)}"
+        )
     if head and network.pooling not in POOLING:
         raise LookalikeError(
-            f"finetune.head is true, but a head follows model.pooling {' or '.join(POOLING)}, not {network.pooling}; "
+            f"finetune.head is true, but a head needs model.pooling {' or '.join(POOLING)}, not {network.pooling}; "
             "set it to false, and train layers of the backbone"
         )
     last = name == names[-1]
     if not last:
         _behind(features, name)
     elif not head:
-        raise LookalikeError(f"finetune.layer is {name!r}, the last, and finetune.head is false: nothing is left "
-                             "to train; choose an earlier layer, or a head")  # fmt: skip
+        raise LookalikeError(
+            f"finetune.layer is {name!r}, the last, and finetune.head is false: nothing is left to train; choose an "
+            "earlier layer, or a head"
+        )
     if last:
         shape: tuple[int, ...] = (network.dim,)
     else:
@@ -76,7 +81,7 @@ def cut(folder: Path, layer: str, head: bool, image_size: int) -> Cut:
 
 
 def trainable(where: Cut, head: bool, precision: str) -> keras.Model:
-    """What is trained: float32 (B, *shape) -> float32 (B, d)."""
+    """Return the trained part of the network: float32 (B, *shape) -> float32 (B, D)."""
     inputs = keras.Input(where.shape)
     if where.last:
         vectors = inputs
@@ -84,7 +89,7 @@ def trainable(where: Cut, head: bool, precision: str) -> keras.Model:
         behind = _behind(backbones.load_features(where.folder, precision), where.layer)
         for item in behind.layers:
             if isinstance(item, keras.layers.BatchNormalization):
-                item.trainable = False  # a search runs it with the statistics it came with, and so does training
+                item.trainable = False  # training uses the same fixed statistics as a search
         vectors = backbones.pool(
             keras.ops.cast(behind(inputs, training=False), "float32"), where.network.pooling, where.network.backbone
         )
@@ -97,14 +102,15 @@ def trainable(where: Cut, head: bool, precision: str) -> keras.Model:
 
 
 def start_head(model: keras.Model, views: list[np.ndarray], classes: np.ndarray) -> None:
-    """Give the head its first weights: what varies within classes is damped.
+    """Set the head's initial weights to within-class whitening, which damps what varies within classes.
 
         W = (S + s I)^(-1/2),   S = mean over classes of the covariance within each,   s = SHRINK * mean variance of S
 
-    The symmetric root: it moves every dimension as little as it can, so that index.refine.power still finds channels to
-    tame. A closed form, with nothing learnt of one class in particular, so that classes not trained on gain too.
+    The root is symmetric, so that it changes every dimension as little as possible and index.refine.power still finds
+    dominant channels to damp. It is a closed form that learns nothing about a particular class, so that classes outside
+    the training gain too.
 
-    views    float32, (n, D) each, as they come to the head: every view of the images to train on, themselves first.
+    views    float32, (n, D) each, input of the head for every view of the training images, the images themselves first.
     classes  str, (n,).
 
     Source: Hatch, Kajarekar, Stolcke, Within-class covariance normalization for SVM-based speaker recognition,
@@ -119,7 +125,7 @@ def start_head(model: keras.Model, views: list[np.ndarray], classes: np.ndarray)
         own = own - own.mean(axis=0)
         within += own.T @ own / len(own) / len(codes)
     mean = unit[0].mean(axis=0)
-    with threadpool_limits(1):  # as in lookalike/refinement/refinement.py: several threads add in another order
+    with threadpool_limits(1):  # as in lookalike/refinement/refinement.py: several threads sum in another order
         variances, directions = scipy.linalg.eigh(within)
         whitening = (directions * (variances + SHRINK * variances.mean()) ** -0.5) @ directions.T
         whitening /= np.linalg.norm((unit[0] - mean) @ whitening, axis=1).mean()
@@ -128,9 +134,10 @@ def start_head(model: keras.Model, views: list[np.ndarray], classes: np.ndarray)
 
 
 def joined(where: Cut, trained: keras.Model, head: bool) -> tuple[keras.Model, str]:
-    """The whole network in float32 with the trained weights, pixels' normalisation aside, and how it is pooled.
+    """Return the whole network in float32 with the trained weights, without pixel normalisation, and its pooling.
 
-    A head is part of the network: it follows pooling, and what it gives, (B, 1, 1, D), is pooled to itself.
+    A head becomes part of the network: it follows the pooling, and average pooling leaves its output, (B, 1, 1, D),
+    unchanged.
     """
     features = backbones.load_features(where.folder, "float32")
     parts = [] if where.last else [_behind(features, where.layer)]
@@ -152,18 +159,18 @@ def joined(where: Cut, trained: keras.Model, head: bool) -> tuple[keras.Model, s
 
 
 def _behind(features: keras.Model, layer: str) -> keras.Model:
-    """The layers behind one, sharing their weights with `features`."""
+    """Return the network behind a layer; it shares its weights with `features`."""
     try:
         return keras.Model(features.get_layer(layer).output, features.output)
     except ValueError:
         raise LookalikeError(
-            f"finetune.layer is {layer!r}, but there are ways through the network that go round it; choose one where "
-            f"they meet: {', '.join(_meeting(features))}"
+            f"finetune.layer is {layer!r}, but some paths through the network bypass it; choose one that all paths "
+            f"pass: {', '.join(_meeting(features))}"
         ) from None
 
 
 def _meeting(features: keras.Model) -> list[str]:
-    """Layers that every way from the input to the output passes."""
+    """Return the names of the layers that every path from the input to the output passes."""
     found = []
     for item in features.layers[:-1]:
         try:
@@ -175,5 +182,5 @@ def _meeting(features: keras.Model) -> list[str]:
 
 
 def _head(dim: int) -> list[keras.layers.Layer]:
-    """Layers that take (B, 1, 1, dim) to the same shape."""
+    """Return the head's layers: (B, 1, 1, dim) -> the same shape."""
     return [keras.layers.UnitNormalization(axis=-1, name="unit"), keras.layers.Conv2D(dim, 1, name=HEAD)]

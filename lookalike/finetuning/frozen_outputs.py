@@ -1,8 +1,8 @@
-"""What the frozen layers make of every view of every image, computed once and kept on disk.
+"""Outputs of the frozen layers for every view of every image, computed once and kept on disk.
 
-One file for each network, cut, pictures and way of drawing views, in the user's cache folder: float32 (V, N, ...),
-memory-mapped. A killed run goes on behind the last batch that it noted as done. The queries' outputs are computed too,
-so that another split finds the same file; a training reads the rows of its material only.
+There is one file per network, cut, collection and view settings in the user's cache folder: float32 (V, N, ...),
+memory-mapped. A killed run continues after the last batch recorded as done. The queries' outputs are computed too, so
+that another split uses the same file; a training reads only the rows of its own images.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from lookalike.runtimes import openvino
 from lookalike.runtimes import tensorflow as runtime
 from lookalike.runtimes.code_digest import code_digest
 
-BATCH = 32  # images
-NOTE_EVERY = 16  # batches; a kill costs as many
+BATCH = 32  # images per batch
+NOTE_EVERY = 16  # batches between records of progress; a kill loses as many
 OUTPUTS_FILE = "outputs.npy"
 DONE_FILE = "done.json"
 CODE = (
@@ -45,9 +45,9 @@ Front = Callable[[np.ndarray], np.ndarray]
 
 
 def key(images: Images, cut: Cut, settings: Settings) -> str:
-    """Digest of everything that decides a bit of the outputs."""
+    """Return a digest of everything that decides the outputs' bits."""
     drawn = {name: getattr(settings, name) for name in VIEW_SETTINGS} if settings.views > 1 else {"views": 1}
-    machine = [  # on which the last bits depend
+    machine = [  # decides the last bits
         runtime.version("float32", cut.network.backbone),
         runtime.device(),
         openvino.version("float32", cut.network.backbone),
@@ -61,7 +61,7 @@ def key(images: Images, cut: Cut, settings: Settings) -> str:
 
 
 def front(cut: Cut) -> Front:
-    """The layers that stay as they are, normalisation of pixels included, and pooling if nothing but it follows."""
+    """Return the frozen layers as a function, with pixel normalisation, and with pooling if `cut.last`."""
     features = backbones.load_features(cut.folder, "float32")
     inputs = keras.Input((cut.image_size, cut.image_size, 3), dtype="uint8")
     kept = keras.Model(features.input, features.get_layer(cut.layer).output)
@@ -73,14 +73,14 @@ def front(cut: Cut) -> Front:
         compiled = tf.function(lambda pixels: model(pixels, training=False), autograph=False)
         return lambda pixels: np.asarray(compiled(tf.constant(pixels)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
+        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter passes a tuple
         converted = convert(model)
     converted.reshape([BATCH, cut.image_size, cut.image_size, 3])
     request = (
         ov.Core()
         .compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1})
         .create_infer_request()
-    )  # twice as fast on a CPU
+    )  # OpenVINO: twice as fast as TensorFlow on a CPU
 
     def run(pixels: np.ndarray) -> np.ndarray:
         request.infer([pixels], share_inputs=True)
@@ -90,7 +90,7 @@ def front(cut: Cut) -> Front:
 
 
 def outputs(images: Images, cut: Cut, settings: Settings, name: str) -> np.ndarray:
-    """Compute, or find, the outputs, float32 (V, N, *cut.shape), read-only; `name` comes from `key`."""
+    """Return the outputs, float32 (V, N, *cut.shape), read-only, computed unless cached; `name` comes from `key`."""
     folder = user_cache.folder("frozen") / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -105,7 +105,7 @@ def outputs(images: Images, cut: Cut, settings: Settings, name: str) -> np.ndarr
 
 def _create(folder: Path, shape: tuple[int, ...]) -> None:
     with ArrayWriter(folder / OUTPUTS_FILE, shape, np.float32):
-        pass  # all zero, with its room on the disk reserved
+        pass  # all zeros, with disk space reserved
     write_json(folder / DONE_FILE, {"batches": 0})
 
 
@@ -122,7 +122,7 @@ def _fill(folder: Path, images: Images, cut: Cut, settings: Settings) -> None:
         for number in range(done, total):
             which, start = number // per_view, number % per_view * BATCH
             rows = range(start, min(start + BATCH, count))
-            batch = np.zeros((BATCH, side, side, 3), np.uint8)  # always full: other batch shapes, other last bits
+            batch = np.zeros((BATCH, side, side, 3), np.uint8)  # always full: another shape may give other last bits
             for place, row in enumerate(rows):
                 batch[place] = view(images.pixels[row], str(images.sha256[row]), which, settings)
             array[which, rows.start : rows.stop] = run(batch)[: len(rows)]

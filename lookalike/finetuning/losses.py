@@ -1,27 +1,27 @@
-"""Losses of metric learning: images of one class near, of others far.
+"""Metric learning losses, which move images of one class together and images of other classes apart.
 
-Each takes unit-length embeddings, float32 (B, d), and their classes, int (B,), and returns a mean over the anchors that
-have what the loss compares, a scalar; 0 where there is none. d(i, j) = |z_i - z_j|, the Euclidean distance.
+Each takes unit-length embeddings, float32 (B, D), and their classes, int (B,), and returns a scalar: the mean over the
+anchors that have the pairs or triplets the loss needs; 0 if none has. d(i, j) = |z_i - z_j| is the Euclidean distance.
 """
 
 from typing import Any
 
 from lookalike.networks.keras_setup import tf
 
-FAR = 1e9  # beyond any distance or logarithm here
+FAR = 1e9  # larger than any distance or logarithm here
 
 
 def supervised_contrastive(embeddings: Any, classes: Any, temperature: float) -> Any:
-    """Every image of the batch tells those of its class from all others.
+    """Compute the supervised contrastive loss, which contrasts each image's class with all others in the batch.
 
         L_i = -1/|P(i)| * sum over p in P(i) of log( exp(z_i.z_p / t) / sum over a != i of exp(z_i.z_a / t) )
 
-    P(i): the other images of i's class in the batch.
+    P(i): the other images of i's class in the batch. t: `temperature`.
     Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, equation 2 (L_out).
     """
     same, other = _pairs(classes)
     logits = embeddings @ tf.transpose(embeddings) / temperature  # (B, B)
-    logits = tf.where(same | other, logits, -FAR)  # not itself
+    logits = tf.where(same | other, logits, -FAR)  # without the image itself
     log_share = logits - tf.reduce_logsumexp(logits, axis=1, keepdims=True)
     positives = tf.cast(same, tf.float32)
     count = tf.reduce_sum(positives, axis=1)  # (B,)
@@ -30,10 +30,11 @@ def supervised_contrastive(embeddings: Any, classes: Any, temperature: float) ->
 
 
 def triplet_hard(embeddings: Any, classes: Any, margin: float) -> Any:
-    """Each anchor with its furthest image of the class and its nearest of another: batch-hard.
+    """Compute the batch-hard triplet loss: each anchor, its furthest positive p and its nearest negative n.
 
         L_i = max(0, m + max over p of d(i, p) - min over n of d(i, n))
 
+    m: `margin`.
     Source: Hermans, Beyer, Leibe, In Defense of the Triplet Loss for Person Re-Identification, 2017, equation 5.
     """
     same, other = _pairs(classes)
@@ -45,12 +46,13 @@ def triplet_hard(embeddings: Any, classes: Any, margin: float) -> Any:
 
 
 def triplet_semihard(embeddings: Any, classes: Any, margin: float) -> Any:
-    """Each pair of a class with the nearest image of another class that is further than the pair: semi-hard.
+    """Compute the semi-hard triplet loss: each pair of a class with the nearest negative further away than the pair.
 
         L_ip = max(0, m + d(i, p)^2 - d(i, n)^2),   n the nearest with d(i, n) > d(i, p), or the furthest if none is
 
-    The mean is over all pairs (i, p). Source: Schroff, Kalenichenko, Philbin, FaceNet, CVPR 2015, equations 1 and 4,
-    where the distances are squared too; what to take where no image is further is left open there.
+    m: `margin`. The mean is over all pairs (i, p).
+    Source: Schroff, Kalenichenko, Philbin, FaceNet, CVPR 2015, equations 1 and 4, with squared distances as there. The
+    paper does not say what to take if no negative is further away.
     """
     same, other = _pairs(classes)
     distances = tf.square(_distances(embeddings))  # (B, B)
@@ -63,13 +65,13 @@ def triplet_semihard(embeddings: Any, classes: Any, margin: float) -> Any:
 
 
 def _pairs(classes: Any) -> tuple[Any, Any]:
-    """Two bool (B, B): the others of one's class, and those of other classes."""
+    """Return two bool (B, B): the pairs of one class, without an image and itself, and the pairs of two classes."""
     equal = classes[:, None] == classes[None, :]
     return equal & ~tf.eye(tf.shape(classes)[0], dtype=tf.bool), ~equal
 
 
 def _distances(embeddings: Any) -> Any:
-    """Euclidean distances, (B, B); the root's slope is kept finite where two embeddings are equal."""
+    """Return Euclidean distances, (B, B), with a finite gradient where two embeddings are equal."""
     squares = tf.maximum(2.0 - 2.0 * (embeddings @ tf.transpose(embeddings)), 1e-12)
     return tf.sqrt(squares)
 

@@ -1,4 +1,4 @@
-"""What can be set about a training."""
+"""The settings of fine-tuning."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The training itself: batches through what is trained, a validation after each epoch, a checkpoint every while."""
+"""The training loop: batches through the trained layers, a validation after each epoch, regular checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -19,24 +19,32 @@ from lookalike.finetuning.training_images import Material
 from lookalike.networks.keras_setup import keras, tf
 from lookalike.refinement.refinement import OFF, Refinement
 
-EMBED_BATCH = 256
-SAVE_EVERY = 30.0  # seconds; a kill costs as many
-WARM_UP = 0.05  # of all steps
+EMBED_BATCH = 256  # images per batch when embedding
+SAVE_EVERY = 30.0  # seconds between checkpoints; a kill loses as much work
+WARM_UP = 0.05  # share of all steps in which the learning rate rises
 
 
 class Trainer:
-    """A network's trainable part with its optimiser, and where the training stands."""
+    """A network's trainable part, its optimiser and the state of the training."""
 
     def __init__(
-        self, model: keras.Model, frozen: np.ndarray, labels: np.ndarray, material: Material, settings: Settings,
-        folder: Path, *, mirror: bool = False,
-    ) -> None:  # fmt: skip
-        """Take what is to be trained, and go on from the checkpoint in `folder` if there is one.
+        self,
+        model: keras.Model,
+        frozen: np.ndarray,
+        labels: np.ndarray,
+        material: Material,
+        settings: Settings,
+        folder: Path,
+        *,
+        mirror: bool = False,
+    ) -> None:
+        """Prepare a training, or resume it from the checkpoint in `folder` if there is one.
 
-        model   float32 (B, ...) -> (B, d): what lies behind the frozen layers.
-        frozen  float32, (V, N, ...): what those made of every view of every image.
-        labels  str, (N,).
-        mirror  whether an embedding is the mean of those of views 0 and 1, the image and its mirror image.
+        model     the trained layers: float32 (B, ...) -> (B, D).
+        frozen    float32, (V, N, ...), the frozen layers' outputs for every view of every image.
+        labels    str, (N,).
+        material  the images to train and validate on.
+        mirror    whether an embedding is the mean of those of views 0 and 1, the image and its mirror image.
         """
         self._model, self._frozen, self._labels, self._settings = model, frozen, labels, settings
         self.material, self._folder, self._mirror = material, folder, mirror
@@ -60,15 +68,17 @@ class Trainer:
                     variable.assign(value)
 
     def run(self, log: Callable[[dict[str, float]], None]) -> None:
-        """Train to the end, and leave the best weights in the model.
+        """Train to the end and leave the best weights in the model.
 
-        log  takes a row of figures after each epoch, those of a resumed training's earlier epochs first.
+        log  called with a row of figures after each epoch, and first with those of a resumed training's earlier epochs.
         """
         progress, settings = self.progress, self._settings
         if progress.epoch or progress.step:
-            script.notice("finetune", f"goes on in epoch {progress.epoch + 1} of {settings.epochs}")
+            script.notice("finetune", f"resumed in epoch {progress.epoch + 1} of {settings.epochs}")
         elif len(self.material.queries):
-            progress.start = progress.best = self._validate()  # the network as it came: nothing worse is returned
+            progress.start = progress.best = (
+                self._validate()
+            )  # the untrained network is kept unless training improves it
         for row in progress.history:
             log(row)
         steps = len(self._batches)
@@ -86,7 +96,7 @@ class Trainer:
         progress, saved = self.progress, time.monotonic()
         for number, (rows, codes, views) in enumerate(self._batches.epoch(progress.epoch)):
             if number < progress.step:
-                continue  # done before a kill
+                continue  # done before the training was killed
             block = tf.constant(self._frozen[views, rows])  # (P K, ...)
             progress.loss += float(self._step(block, tf.constant(codes)))
             progress.step = number + 1
@@ -111,7 +121,7 @@ class Trainer:
         log(row)
 
     def _validate(self) -> float:
-        """MAP of the validation's queries, raw cosine."""
+        """Return the mAP of the validation queries, by cosine without refinement."""
         rows = np.concatenate([self.material.queries, self.material.gallery])
         vectors = self.embed(rows)
         asked = len(self.material.queries)
@@ -124,7 +134,7 @@ class Trainer:
         return float(found.per_query["AP"].mean())
 
     def embed(self, rows: np.ndarray) -> np.ndarray:
-        """Embed the images as a search does, not their drawn views: int64 (n,) -> float32 (n, d)."""
+        """Embed images as a search does, without augmentation: row numbers, int64 (n,) -> float32 (n, D)."""
         return embedded(self._embed, self._frozen, rows, mirror=self._mirror)
 
     def _weights(self) -> list[np.ndarray]:
@@ -144,34 +154,34 @@ class Trainer:
         def step(block: Any, codes: Any) -> Any:
             with tf.GradientTape() as tape:
                 embeddings = tf.cast(model(block, training=False), tf.float32)  # batch norm as in a search
-                embeddings = tf.math.l2_normalize(embeddings, axis=1)  # (B, d)
+                embeddings = tf.math.l2_normalize(embeddings, axis=1)  # (B, D)
                 loss = loss_of(embeddings, codes, settings)
                 scaled = optimizer.scale_loss(loss)
             optimizer.apply(tape.gradient(scaled, variables), variables)
             return loss
 
-        compiled: Callable[[Any, Any], Any] = tf.function(step, autograph=False)  # no branch of it depends on a tensor
+        compiled: Callable[[Any, Any], Any] = tf.function(step, autograph=False)  # no branch depends on a tensor
         return compiled
 
 
 def embedded(model: Callable[[Any], Any], frozen: np.ndarray, rows: np.ndarray, *, mirror: bool) -> np.ndarray:
-    """Embed images by what the frozen layers made of them, (V, N, ...), rows int64 (n,): float32 (n, d)."""
+    """Embed the images in `rows`, int64 (n,), from the frozen outputs, (V, N, ...): float32 (n, D)."""
     own = through(model, frozen[0], rows)
     return (own + through(model, frozen[1], rows)) / 2 if mirror else own
 
 
 def through(model: Callable[[Any], Any], view: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Run a model over rows, int64 (n,), of a view's frozen outputs, (N, ...): float32 (n, ...)."""
+    """Run a model on `rows`, int64 (n,), of one view's frozen outputs, (N, ...): float32 (n, ...)."""
     blocks = []
     for start in range(0, len(rows), EMBED_BATCH):
         part = rows[start : start + EMBED_BATCH]
-        padded = np.pad(part, (0, EMBED_BATCH - len(part)), mode="edge")  # always full: other shapes, other last bits
+        padded = np.pad(part, (0, EMBED_BATCH - len(part)), mode="edge")  # another shape may give other last bits
         blocks.append(np.asarray(model(tf.constant(view[padded])), np.float32)[: len(part)])
     return np.concatenate(blocks)
 
 
 def loss_of(embeddings: Any, codes: Any, settings: Settings) -> Any:
-    """The loss that the settings name."""
+    """Compute the loss chosen by finetune.loss."""
     if settings.loss == "supcon":
         return losses.supervised_contrastive(embeddings, codes, settings.temperature)
     if settings.loss == "triplet-hard":
@@ -180,15 +190,17 @@ def loss_of(embeddings: Any, codes: Any, settings: Settings) -> Any:
 
 
 def _optimizer(settings: Settings, steps: int) -> Any:
-    """Adam with decoupled weight decay, its rate rising for a while, then falling to zero along a cosine.
+    """Return AdamW; its learning rate rises linearly at first, then falls to zero along a cosine.
 
     Source: Loshchilov, Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     total = settings.epochs * steps
     warm_up = max(1, round(WARM_UP * total))
     rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate / warm_up, max(1, total - warm_up), warmup_target=settings.learning_rate,
+        settings.learning_rate / warm_up,
+        max(1, total - warm_up),
+        warmup_target=settings.learning_rate,
         warmup_steps=warm_up,
-    )  # fmt: skip
+    )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
     return keras.optimizers.LossScaleOptimizer(optimizer) if settings.precision == "float16" else optimizer

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to an upright square of RGB pixels, in processes that can be stopped.
+"""Decoding of image files into upright RGB squares, in separate processes that can be stopped.
 
 Imports base.
 """

@@ -1,7 +1,7 @@
 """Decoding in other processes, so that it can be stopped.
 
-A picture that takes more than 5 seconds of a core, crashes its decoder or needs too much memory becomes an ImageError;
-a new process takes the place of the one that it ended, and other pictures are decoded as ever.
+A picture that takes more than 5 seconds of processor time, crashes its decoder or needs too much memory becomes an
+ImageError. A new process replaces the one that died, and other pictures are not affected.
 """
 
 import os
@@ -23,22 +23,22 @@ from lookalike.base.machine import cores
 from lookalike.images import decoder_process
 from lookalike.images.decode import ImageError
 
-SECONDS = 5.0  # of a core, for one picture
-# Of the clock, likewise: the only limit on Windows, which counts no seconds of a core; elsewhere for a decoder that
-# hangs, and far above SECONDS, as a busy machine may give it a small share of a core.
+SECONDS = 5.0  # processor time for one picture
+# Wall-clock seconds for one picture. The only limit on Windows, where processor time cannot be limited. Elsewhere it
+# stops a decoder that hangs, and is far above SECONDS because a busy machine may give a decoder little processor time.
 PATIENCE = 600.0 if decoder_process.LIMITS else SECONDS
 
 T = TypeVar("T")
 
 
 class TooSlowError(ImageError):
-    """Decoding took too long, and was stopped."""
+    """Decoding that took too long and was stopped."""
 
 
 class Decoder:
-    """A process that decodes, started when it is needed, and anew after its death. For one thread at a time.
+    """A decoding process, started when needed and restarted after it died. Not thread-safe.
 
-    It is given functions by name: it imports the module that has them, and what that imports.
+    Functions are sent to it by name, so it imports the module that defines them.
     """
 
     def __init__(self, nice: int = 0) -> None:
@@ -47,11 +47,11 @@ class Decoder:
         self._ready = False
 
     def start(self) -> None:
-        """Start the process, unless it runs. Does not wait for it."""
+        """Start the process unless it is running, without waiting until it is ready."""
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        # -P and sys.path: it finds the modules that this process does, and none in the folder that we happen to be in.
+        # -P and sys.path: it imports from the same places as this process, and not from the current folder.
         command = [sys.executable, "-P", "-m", decoder_process.__name__, str(self._nice)]
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
         environment = {**os.environ, "PYTHONPATH": path}
@@ -61,9 +61,9 @@ class Decoder:
         self._ready = False
 
     def run(self, work: Callable[..., T], *job: Any, patience: float = PATIENCE) -> T:
-        """Return work(*job). Raises what it raises, and ImageError where the process was stopped or died.
+        """Return work(*job). Raises the exceptions of `work`, and ImageError if the process was stopped or died.
 
-        patience  seconds of the clock after which it is stopped, at most PATIENCE.
+        patience  wall-clock seconds after which the process is stopped, at most PATIENCE.
         """
         (result,) = self.each(work, [job], patience)
         if isinstance(result, ImageError):
@@ -73,8 +73,8 @@ class Decoder:
     def each(
         self, work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], patience: float = PATIENCE
     ) -> Iterator[T | ImageError]:
-        """Yield work(*job), or the ImageError that came of it, for each job in order. Raises any other exception."""
-        asked = None  # the process that has been sent the jobs that are left
+        """Yield work(*job), or the ImageError that it raised, for each job in order. Raises any other exception."""
+        asked = None  # the process that was sent the remaining jobs
         try:
             for number in range(len(jobs)):
                 if asked is None or asked is not self._process:
@@ -86,21 +86,21 @@ class Decoder:
                 if not well and not isinstance(result, ImageError):
                     raise result
                 yield result
-        except BaseException:  # also where the results that are left are not wanted
+        except BaseException:  # also GeneratorExit, when the caller does not want the remaining results
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
         self.close()
 
     def close(self) -> None:
-        """Let the process end, and wait for it."""
+        """Close the process's input, at which it ends, and wait for its end."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(OSError):  # it may have died before it had read everything
+            with suppress(OSError):  # it may have died before reading everything
                 _input(process).close()
             process.wait()
             _output(process).close()
@@ -113,7 +113,7 @@ class Decoder:
                 pickle.load(_output(process))  # noqa: S301
             except (EOFError, pickle.UnpicklingError):
                 raise LookalikeError(
-                    f"{decoder_process.__name__} ended as it began, exit status {process.wait()}; its error is above"
+                    f"{decoder_process.__name__} failed to start, exit status {process.wait()}; its error is above"
                 ) from None
             self._ready = True
         return process
@@ -124,7 +124,7 @@ class Decoder:
         if not decoder_process.LIMITS:
             watch.start()
         try:
-            with suppress(OSError):  # it died meanwhile; of what, its exit status says
+            with suppress(OSError):  # the process died; its exit status is looked at below
                 if request is not None:
                     pickle.dump(request, _input(process), pickle.HIGHEST_PROTOCOL)
                     _input(process).flush()
@@ -147,7 +147,7 @@ def _output(process: "subprocess.Popen[bytes]") -> IO[bytes]:
 
 
 def _death(status: int, patience: float, late: bool) -> ImageError:
-    """What a process died of: one of the limits, or a crash; the same for a picture in every run."""
+    """Return the ImageError for a dead process, one of the limits or a crash; the same for a picture in every run."""
     if decoder_process.LIMITS and status == -signal.SIGPROF:
         return TooSlowError(f"decoding took more than {SECONDS:g} seconds of a core")
     if late or (decoder_process.LIMITS and status == -signal.SIGALRM):
@@ -156,17 +156,17 @@ def _death(status: int, patience: float, late: bool) -> ImageError:
 
 
 class Decoders:
-    """Some decoders, for any number of threads, which wait for one another where they are more."""
+    """A pool of decoders for any number of threads; a thread waits while all are in use."""
 
     def __init__(self, count: int, nice: int = 0) -> None:
         self._all = [Decoder(nice) for _ in range(count)]
-        self._idle: LifoQueue[Decoder] = LifoQueue()  # the last used first: no more are started than are needed
+        self._idle: LifoQueue[Decoder] = LifoQueue()  # last in, first out: no more are started than needed
         for decoder in self._all:
             self._idle.put(decoder)
 
     @contextmanager
     def one(self) -> Iterator[Decoder]:
-        """Yield a decoder that no other thread has."""
+        """Yield a decoder that no other thread is using."""
         decoder = self._idle.get()
         try:
             yield decoder
@@ -174,26 +174,26 @@ class Decoders:
             self._idle.put(decoder)
 
     def run(self, work: Callable[..., T], *job: Any) -> T:
-        """Have one of them run work(*job); see Decoder.run."""
+        """Run work(*job) in one of the decoders; see Decoder.run."""
         with self.one() as decoder:
             return decoder.run(work, *job)
 
     def start(self) -> None:
-        """Start the process of one, without waiting for it."""
+        """Start one decoder's process, without waiting until it is ready."""
         with self.one() as decoder:
             decoder.start()
 
     def close(self) -> None:
-        """End the processes, which must be idle."""
+        """End all processes, which must be idle."""
         for decoder in self._all:
             decoder.close()
 
 
 @cache
 def shared() -> Decoders:
-    """The decoders of this process, one a core; they end with it."""
+    """Return this process's decoders, one per core; they end with it."""
     return Decoders(cores())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=shared.cache_clear)  # a fork has its parent's pipes, but must not use them
+    os.register_at_fork(after_in_child=shared.cache_clear)  # a forked child must not use its parent's pipes

@@ -1,6 +1,6 @@
-"""The process that decodes: reads work from standard input, answers on standard output, and ends when its input does.
+"""The decoding process: reads jobs from standard input, answers on standard output, and ends when its input ends.
 
-lookalike/images/decoder.py starts it. A picture that takes too much of a core ends it, inside a C library too.
+lookalike/images/decoder.py starts it. A signal ends it when a picture takes too long, even inside a C library.
 """
 
 import os
@@ -15,22 +15,22 @@ from PIL import Image
 
 from lookalike.images.decode import ImageError
 
-LIMITS = hasattr(signal, "setitimer")  # not on Windows, where the parent watches the clock instead
+LIMITS = hasattr(signal, "setitimer")  # False on Windows, where the parent watches the clock instead
 
 
 def main(nice: int) -> None:
-    """Answer until the input ends: first that the process is ready, then one result a picture, as they come."""
+    """Answer until the input ends: first one message that the process is ready, then one result per picture."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent ends this one
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    os.dup2(2, 1)  # keeps prints of a library out of the answers
     if nice and hasattr(os, "nice"):
         os.nice(nice)
-    warnings.simplefilter("ignore")  # Pillow's, of a picture's metadata; a hostile one has 65,000
-    Image.init()  # imports the readers of all formats, 15 ms which the first picture need not wait for
+    warnings.simplefilter("ignore")  # Pillow warns of odd metadata, 65,000 times for a hostile file
+    Image.init()  # imports the readers of all formats now, 15 ms that the first picture need not wait for
     _send(answers, None)
     while True:
         try:
-            work, jobs, seconds, patience = pickle.load(sys.stdin.buffer)  # noqa: S301  from the parent
+            work, jobs, seconds, patience = pickle.load(sys.stdin.buffer)  # noqa: S301  written by the parent
         except EOFError:
             return
         for job in jobs:
@@ -41,7 +41,7 @@ def main(nice: int) -> None:
 
 
 def _result(work: Callable[..., Any], job: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Whether all went well, and what the work returned or raised."""
+    """Return whether `work` succeeded, and what it returned or raised."""
     try:
         return True, work(*job)
     except MemoryError:
@@ -51,7 +51,7 @@ def _result(work: Callable[..., Any], job: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 def _limit(seconds: float, patience: float) -> None:
-    """Have a signal end this process after so many more seconds of a core, or of the clock; 0 for never."""
+    """Make a signal end this process after `seconds` of processor time or `patience` of wall-clock time; 0 is never."""
     if LIMITS:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, patience)

@@ -10,15 +10,15 @@ from lookalike.base.machine import cores
 from lookalike.images.decode import Decoded, ImageError, decode_file
 from lookalike.images.decoder import Decoders
 
-CHUNK = 16  # files that a decoder is given together
+CHUNK = 16  # files sent to a decoder at a time
 
 
 def decode_files(paths: Sequence[Path], size: int, how: str, max_pixels: int, workers: int = 0) -> Iterator[Decoded]:
-    """Decode many files on several cores; results come in the order of `paths`.
+    """Decode many files on several cores; yield results in the order of `paths`.
 
-    workers  processes; 0 for one a core.
+    workers  number of processes; 0 for one per core.
 
-    At most a few chunks a worker are under way, so memory does not grow with the number of files.
+    At most four chunks per worker are in progress, so memory does not grow with the number of files.
     """
     workers = workers or cores()
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]

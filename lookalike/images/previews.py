@@ -1,4 +1,4 @@
-"""Pictures to look at: decoded and encoded anew, so that nothing of a file goes along but its pixels."""
+"""Pictures for display: decoded and encoded again, so that they contain nothing of the file but its pixels."""
 
 import io
 
@@ -6,19 +6,19 @@ from PIL import Image
 
 from lookalike.images import decode
 
-SIDE = 256  # pixels of a thumbnail's longer side, at most
-LEAST = 128  # likewise, at least: a tiny picture is enlarged smoothly, so that its subject can be made out
-PNG_MOST = 1_000_000  # pixels that are sent without loss, where the file was without
+SIDE = 256  # most pixels of a thumbnail's longer side
+LEAST = 128  # fewest pixels of it: a tiny picture is enlarged smoothly, so that its subject can be made out
+PNG_MOST = 1_000_000  # most pixels of a copy as PNG, which is made if the file's format is lossless
 LOSSY = {"JPEG", "MPO", "WEBP"}
 
 
 def thumbnail(content: bytes, max_pixels: int) -> bytes:
-    """The small JPEG of an image file's content. Raises ImageError if it cannot be decoded."""
+    """Return an image file's thumbnail, a JPEG. Raises ImageError if the file cannot be decoded."""
     return encode(decode.decode(content, max_pixels))
 
 
 def encode(image: Image.Image) -> bytes:
-    """Make an upright RGB picture small and encode its pixels, and nothing else that came with it, as a JPEG."""
+    """Return an upright RGB picture's thumbnail: a JPEG of its pixels, without any metadata."""
     longest = max(image.size)
     scale = min(max(longest, LEAST), SIDE) / longest
     size = [max(1, round(side * scale)) for side in image.size]
@@ -28,11 +28,11 @@ def encode(image: Image.Image) -> bytes:
 
 
 def copy(content: bytes, side: int | None, max_pixels: int) -> tuple[bytes, str]:
-    """Decode an image file and encode it: PNG where the file was without loss and is small, else JPEG.
+    """Decode an image file and encode it again: as PNG if its format is lossless and it is small, else as JPEG.
 
-    side  the most pixels of the longer side; None for all there are.
+    side  most pixels of the longer side; None for no limit.
 
-    Returns the new content and its media type.
+    Returns the new content and its media type. Raises ImageError if the file cannot be decoded.
     """
     image = decode.decode(content, max_pixels)
     kind = decode.opened(content, max_pixels).format
@@ -47,7 +47,7 @@ def copy(content: bytes, side: int | None, max_pixels: int) -> tuple[bytes, str]
 
 
 def _bare(image: Image.Image) -> Image.Image:
-    """The pixels alone: profile, comment and the like stay with the other."""
+    """Return a copy of the pixels, without colour profile, comment and other metadata."""
     bare = Image.new("RGB", image.size)
     bare.paste(image)
     return bare

@@ -1,9 +1,9 @@
 """Networks by name as image embedders: cut at a layer, pooled to one vector, saved, loaded.
 
-Convolutional networks are keras.applications', vision transformers KerasHub's (transformers.py).
+Convolutional networks come from keras.applications, vision transformers from KerasHub (vit.py).
 
-Saving keeps the architecture too, because a builder need not make the same one twice: EfficientNetB0 to B7 have a layer
-more with ImageNet weights.
+The architecture is saved with the weights, because a builder may create another one next time: EfficientNetB0 to B7
+have an extra layer with ImageNet weights.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ from lookalike.networks.keras_setup import keras, usable
 from lookalike.networks.sizes import check_size, only_size
 from lookalike.networks.vit_presets import TOWERS
 
-POOLINGS = ("avg", "max", "gem")  # of a convolutional network
+POOLINGS = ("avg", "max", "gem")  # poolings of a convolutional network
 GEM_POWER = 3.0  # Radenovic, Tolias, Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, section 3.2
 
 
 def names() -> list[str]:
-    """Every backbone: of keras.applications, sorted, those that have a preprocess function; then the transformers."""
+    """Return all backbones: those of keras.applications with a preprocess function, sorted, then the transformers."""
     return sorted(_registry()) + list(TOWERS)
 
 
@@ -55,17 +55,17 @@ def _registry() -> dict[str, tuple[Callable[..., keras.Model], ModuleType]]:
         for name, builder in vars(module).items()
         if name[0].isupper() and callable(builder)
     }
-    for name in ("MobileNetV3Small", "MobileNetV3Large"):  # their builders stand outside their module
+    for name in ("MobileNetV3Small", "MobileNetV3Large"):  # their builders are not in their module
         registry[name] = (getattr(applications, name), applications.mobilenet_v3)
     return registry
 
 
 def create(backbone: str, weights: str, file: Path, layer: str, seed: int, pooling: str = "avg") -> keras.Model:
-    """Build a backbone without its classifier, give it weights, cut it behind `layer` ("" for the last feature map).
+    """Build a backbone without its classifier, with weights, cut behind `layer` ("" for the last feature map).
 
-    weights  "random": drawn with `seed`; "imagenet" or, of a transformer, "preset": downloaded and verified by Keras or
-             KerasHub; "file": read from `file`.
-    pooling  what `save` will be given; "head" keeps a transformer's own.
+    weights  "random": drawn with `seed`; "imagenet" or, for a transformer, "preset": downloaded and verified by Keras
+             or KerasHub; "file": read from `file`.
+    pooling  the pooling that will be passed to `save`; "head" keeps a transformer's own head.
 
     Raises LookalikeError for an unknown name, layer or pooling, weights that do not fit, or a download that fails.
     """
@@ -74,8 +74,8 @@ def create(backbone: str, weights: str, file: Path, layer: str, seed: int, pooli
 
 
 def build(backbone: str, weights: str, file: Path, seed: int) -> keras.Model:
-    """Build all of a backbone: up to its last feature map; of CLIP and SigLIP both towers. See `create`."""
-    keras.backend.clear_session()  # or layer names would count on from an earlier network
+    """Build a whole backbone: up to its last feature map, or both towers of CLIP and SigLIP. See `create`."""
+    keras.backend.clear_session()  # otherwise numbers in layer names continue from an earlier network
     keras.utils.set_random_seed(seed)
     if backbone in TOWERS:
         whole = vit.from_preset(backbone) if weights == "preset" else vit.build(backbone)
@@ -84,8 +84,8 @@ def build(backbone: str, weights: str, file: Path, seed: int) -> keras.Model:
         return whole
     if weights == "file" and re.fullmatch(r"EfficientNetB\d", backbone):
         raise LookalikeError(
-            f"model.weights is file, but Keras builds {backbone} with a layer more for its own ImageNet weights, and a "
-            "file does not say which it is for; use model.weights=imagenet, or EfficientNetV2"
+            f"model.weights is file, but Keras builds {backbone} with an extra layer for its own ImageNet weights, and "
+            "a file does not say which variant it is for; use model.weights=imagenet, or EfficientNetV2"
         )
     if weights == "imagenet":
         whole = _with_imagenet(backbone)
@@ -99,7 +99,7 @@ def build(backbone: str, weights: str, file: Path, seed: int) -> keras.Model:
 def save(
     model: keras.Model, backbone: str, weights: str, pooling: str, folder: Path, *, mirror: bool = False
 ) -> Network:
-    """Write the network files; returns what they describe."""
+    """Write the network files and return the network's description."""
     (folder / ARCHITECTURE_FILE).write_text(model.to_json(indent=1) + "\n", encoding="utf-8")
     _check_room(model, folder)
     model.save_weights(folder / WEIGHTS_FILE)
@@ -107,14 +107,20 @@ def save(
     for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
         fingerprint.update((folder / name).read_bytes())
     network = Network(
-        backbone, weights, model.layers[-1].name, pooling, model.output.shape[-1], model.count_params(),
-        fingerprint.hexdigest(), mirror,
-    )  # fmt: skip
-    from lookalike.networks.openvino_setup import convert  # whoever loads a network with Keras has no need of it
+        backbone,
+        weights,
+        model.layers[-1].name,
+        pooling,
+        model.output.shape[-1],
+        model.count_params(),
+        fingerprint.hexdigest(),
+        mirror,
+    )
+    from lookalike.networks.openvino_setup import convert  # imported here because loading with Keras does not need it
     from lookalike.networks.openvino_setup import save as save_openvino
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
+        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter passes a tuple
         converted = convert(_embedder(model, network, only_size(backbone)))
     save_openvino(converted, folder / OPENVINO_FILE)
     write_json(folder / DESCRIPTION_FILE, to_builtins(network))
@@ -122,8 +128,10 @@ def save(
 
 
 def _check_room(model: keras.Model, folder: Path) -> None:
-    """Raise OSError unless the weights have room on the disk: where it fills, HDF5 does not fail but crashes."""
-    size = sum(4 * math.prod(variable.shape) + 8192 for variable in model.variables) + (1 << 20)  # bytes, generously
+    """Raise OSError unless the disk has room for the weights, because HDF5 crashes when the disk is full."""
+    size = sum(4 * math.prod(variable.shape) + 8192 for variable in model.variables) + (
+        1 << 20
+    )  # bytes, an upper bound
     if hasattr(os, "posix_fallocate"):
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -134,7 +142,7 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
 
     precision  "float32", or "float16" / "bfloat16" for the convolutions, with variables and pooling in float32.
 
-    The backbone's own normalisation of pixel values is part of the model.
+    The model includes the backbone's own normalisation of pixel values.
     """
     network = describe(folder)
     check_size(network, image_size)
@@ -142,7 +150,7 @@ def load(folder: Path, image_size: int, precision: str) -> keras.Model:
 
 
 def load_features(folder: Path, precision: str) -> keras.Model:
-    """Load a network without normalisation of pixels and pooling: float32 (B, S, S, 3) -> what `pool` takes.
+    """Load a network without pixel normalisation and pooling: float32 (B, S, S, 3) -> the input of `pool`.
 
     precision  as in `load`.
     """
@@ -150,7 +158,7 @@ def load_features(folder: Path, precision: str) -> keras.Model:
     _check_name(network.backbone)
     keras.backend.clear_session()
     if network.backbone in TOWERS:
-        vit.library()  # Keras finds the layers it names only then
+        vit.library()  # registers KerasHub's layers with Keras
     try:
         architecture = json.loads((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
     except ValueError:
@@ -170,7 +178,7 @@ def load_features(folder: Path, precision: str) -> keras.Model:
 
 
 def preprocess(pixels: Any, backbone: str) -> Any:
-    """A backbone's own normalisation of pixel values: uint8 (B, S, S, 3) -> float32, same shape."""
+    """Normalise pixel values as the backbone expects them: uint8 (B, S, S, 3) -> float32, same shape."""
     values = keras.ops.cast(pixels, "float32")
     if backbone in TOWERS:
         return vit.normalise(values, backbone)
@@ -178,16 +186,16 @@ def preprocess(pixels: Any, backbone: str) -> Any:
 
 
 def _embedder(cut: keras.Model, network: Network, image_size: int | None) -> keras.Model:
-    """Put normalisation before a feature network and pooling behind it; `image_size` None leaves the size open.
+    """Add normalisation before a feature network and pooling after it; `image_size` None allows any size.
 
-    With `network.mirror` an embedding is the mean of the image's and its mirror image's, a usual way to ask a network
-    once more: Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep CNNs, 2012, section 4.1.
+    With `network.mirror`, an embedding is the mean of the image's and its mirror image's (test-time augmentation).
+    Source: Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep CNNs, 2012, section 4.1.
     """
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8")
     pixels = keras.ops.concatenate([inputs, inputs[:, :, ::-1]]) if network.mirror else inputs  # (2 B, S, S, 3)
     try:
         features = cut(preprocess(pixels, network.backbone), training=False)
-    except ValueError as error:  # nothing is left of so small a picture before the last layer
+    except ValueError as error:  # the picture is so small that a feature map would be empty before the last layer
         raise LookalikeError(
             f"{network.backbone} at preprocess.image_size {image_size}: {' '.join(str(error).split())[:200]}; "
             "choose a larger size, or an earlier model.layer"
@@ -199,7 +207,7 @@ def _embedder(cut: keras.Model, network: Network, image_size: int | None) -> ker
 
 
 def _set_policy(node: Any, policy: str) -> None:
-    """Change the precision of every layer in an architecture; each states its own."""
+    """Change the dtype policy of every layer in an architecture."""
     if isinstance(node, dict):
         if node.get("class_name") == "DTypePolicy":
             node["config"]["name"] = policy
@@ -211,9 +219,9 @@ def _set_policy(node: Any, policy: str) -> None:
 
 
 def pool(features: Any, pooling: str, backbone: str) -> Any:
-    """Make one vector of what a network puts out.
+    """Pool a network's output to one vector per image, (B, D).
 
-    features  float32, a feature map (B, H, W, D), or of a transformer tokens (B, T, D), or (B, D) from its own head.
+    features  float32, a feature map (B, H, W, D), or a transformer's tokens (B, T, D), or (B, D) from its own head.
     """
     if pooling == "head":
         return features
@@ -236,19 +244,17 @@ def _check_name(backbone: str) -> None:
 
 
 def check(backbone: str, weights: str, pooling: str) -> None:
-    """Raise LookalikeError for a name that is unknown, or what a backbone lacks."""
+    """Raise LookalikeError for an unknown backbone, or for a pooling or weights that it does not have."""
     _check_name(backbone)
     if backbone in TOWERS:
         vit.check_pooling(backbone, pooling)
     elif pooling not in POOLINGS:
         raise LookalikeError(
-            f"model.pooling is {pooling!r}, which {backbone} has not; set it to one of {', '.join(POOLINGS)}"
+            f"model.pooling is {pooling!r}, which {backbone} does not have; set it to one of {', '.join(POOLINGS)}"
         )
     other, right = ("imagenet", "preset") if backbone in TOWERS else ("preset", "imagenet")
     if weights == other:
-        raise LookalikeError(
-            f"model.weights is {weights!r}, but of {backbone} downloads are called {right}; set it to that"
-        )
+        raise LookalikeError(f"model.weights is {weights!r}, but {backbone} is downloaded with model.weights={right}")
 
 
 def _build(backbone: str, weights: str | None) -> keras.Model:
@@ -271,7 +277,7 @@ def _load_weights(model: keras.Model, file: Path, backbone: str) -> None:
         raise LookalikeError(f"{file} is not a weights file; model.file must name a .weights.h5 of {backbone}")
     try:
         with warnings.catch_warnings():
-            # Keras only warns when it leaves a layer as it was drawn; a half-loaded network is no network.
+            # Keras only warns when it leaves a layer's random weights in place; treat that as an error.
             warnings.filterwarnings("error", message=".*(no matching group|could not be loaded|retain their).*")
             model.load_weights(file)
     except (ValueError, OSError, KeyError, UserWarning) as error:
@@ -280,7 +286,7 @@ def _load_weights(model: keras.Model, file: Path, backbone: str) -> None:
 
 
 def cut(whole: keras.Model, backbone: str, layer: str, pooling: str) -> keras.Model:
-    """Cut what `build` built behind a layer, "" for the last, up to what `pooling` pools. See `create`."""
+    """Cut a network from `build` behind a layer, "" for the last, so that its output can be pooled. See `create`."""
     if backbone in TOWERS:
         return vit.cut(whole, backbone, layer, pooling)
     if not layer:

@@ -1,6 +1,6 @@
-"""CLIP's text tower and its tokenizer, from KerasHub into files.
+"""CLIP's text encoder and its tokenizer, converted from KerasHub to files.
 
-A query reads those without KerasHub: lookalike/runtimes/text_encoder.py.
+A query reads the files without KerasHub: lookalike/runtimes/text_encoder.py.
 """
 
 import warnings
@@ -14,14 +14,14 @@ from lookalike.networks.keras_setup import keras
 from lookalike.networks.vit_presets import TOWERS, Text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-# What CLIP splits a text into: OpenAI's clip/simple_tokenizer.py.
+# Pattern of the pieces that CLIP splits a text into: OpenAI's clip/simple_tokenizer.py.
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def preset_of(name: str, weights: str, file: Path, pooling: str) -> str:
-    """The preset whose tokenizer makes texts comparable with images: its name or folder; "" where there is none.
+    """Return the name or folder of the preset whose tokenizer makes texts comparable with images; "" if there is none.
 
-    Of CLIP with its head alone, and not of weights that are random, or of a weights file without the preset around it.
+    There is one only for CLIP with its head, and not for random weights or a weights file outside a preset's folder.
     """
     if name not in TOWERS or TOWERS[name].family != "clip" or pooling != "head":
         return ""
@@ -31,13 +31,13 @@ def preset_of(name: str, weights: str, file: Path, pooling: str) -> str:
 
 
 def save(whole: keras.Model, name: str, preset: str, folder: Path) -> None:
-    """Write what reads texts beside an image tower that was cut out of `whole`.
+    """Write the text encoder's files beside those of the image tower, which was cut out of `whole`.
 
-    preset  a preset's name, or its folder, whose tokenizer is taken.
+    preset  name or folder of the preset that has the tokenizer.
 
-    Raises LookalikeError for a tokenizer that cannot be had, or is not this tower's.
+    Raises LookalikeError if the tokenizer cannot be read or does not belong to this tower.
     """
-    text = cast(Text, TOWERS[name].text)  # every CLIP has one
+    text = cast(Text, TOWERS[name].text)  # never None for CLIP
     vocabulary, merges = _fetched(preset)
     tokenizer(vocabulary, merges, text).save(str(folder / descriptions.TOKENIZER_FILE))
     ids = keras.Input((text.length,), dtype="int32", name="token_ids")
@@ -46,7 +46,7 @@ def save(whole: keras.Model, name: str, preset: str, folder: Path) -> None:
     from lookalike.networks.openvino_setup import save as save_openvino
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter calls it with a tuple
+        warnings.filterwarnings("ignore", message="The structure of `inputs`")  # the converter passes a tuple
         save_openvino(convert(tower), folder / descriptions.TEXT_FILE)
 
 
@@ -55,23 +55,24 @@ def _fetched(preset: str) -> tuple[dict[str, int], list[str]]:
     try:
         fetched = models.CLIPTokenizer.from_preset(preset)
         return dict(fetched.vocabulary), [merge for merge in fetched.merges if not merge.startswith("#version")]
-    except Exception as error:  # whatever the clients of Kaggle and of the web raise, and KerasHub itself
+    except Exception as error:  # KerasHub, Kaggle's client and the HTTP client each raise their own
         reason = " ".join(str(error).split())[:200]
         raise LookalikeError(f"the tokenizer of the preset {preset} cannot be read: {reason}") from None
 
 
 def tokenizer(vocabulary: dict[str, int], merges: list[str], text: Text) -> Any:
-    """CLIP's tokenizer, for texts of exactly `text.length` tokens: start, at most two fewer of the text, end, padding.
+    """Return CLIP's tokenizer, which turns a text into exactly `text.length` tokens.
 
-    The tower takes its answer where the highest number stands, so that must be the end.
+    They are: start, the text's tokens (at most `text.length` - 2), end, padding. The text encoder reads its result at
+    the token with the highest number, so the end token must have it.
     Source: OpenAI's clip/simple_tokenizer.py; and CLIP's tokenizer in KerasHub, which a test compares with.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     if START not in vocabulary or vocabulary.get(END) != max(vocabulary.values()) or len(vocabulary) > text.vocabulary:
         raise LookalikeError(
-            f"a tokenizer of {len(vocabulary)} tokens is not that of the tower, which knows {text.vocabulary}; {START} "
-            f"and, last of all, {END} must be among them"
+            f"a tokenizer of {len(vocabulary)} tokens does not belong to this text encoder, which has "
+            f"{text.vocabulary}; it must contain {START} and, as the last token, {END}"
         )
     pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, end_of_word_suffix="</w>", unk_token=END))

@@ -1,6 +1,6 @@
-"""Keras and TensorFlow, imported in one place and without a dozen lines of C++ log.
+"""Keras and TensorFlow, configured. Import them from here, never directly.
 
-Slow to import: only `model`, `extract`, `finetune` and what they alone use may import this module.
+Slow to import: only modules that `model`, `extract` and `finetune` alone use may import this one.
 """
 
 import os
@@ -14,9 +14,9 @@ from importlib.abc import MetaPathFinder
 
 @contextmanager
 def _native_stderr_hidden() -> Iterator[None]:
-    """Hold back what the block writes to file descriptor 2; show it if the block raises.
+    """Suppress the block's output to file descriptor 2, unless the block raises.
 
-    No setting of TensorFlow's stops what it logs there while it is imported and first looks for a GPU.
+    TensorFlow logs a dozen lines there while it is imported and first looks for a GPU, and no setting stops it.
     """
     sys.stderr.flush()
     real = os.dup(2)
@@ -35,13 +35,13 @@ def _native_stderr_hidden() -> Iterator[None]:
 
 
 class _Absent(MetaPathFinder):
-    """Lets this thread's imports of some packages fail, unless they are loaded already."""
+    """Finder that makes importing some packages raise ImportError in this thread, unless they are already loaded."""
 
     def __init__(self, *names: str) -> None:
         self._names, self._thread = names, threading.get_ident()
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        """Raise ModuleNotFoundError for what is to be absent; other names are left to other finders."""
+        """Raise ModuleNotFoundError for these packages; leave other names to other finders."""
         if fullname in self._names and threading.get_ident() == self._thread:
             raise ModuleNotFoundError(f"{fullname} is left out", name=fullname)
 
@@ -56,16 +56,16 @@ def _without(*names: str) -> Iterator[None]:
         sys.meta_path.remove(absent)
 
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from here on: warnings and errors
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # show errors only
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# Keras can do without these, of which it needs nothing here; they are a third of the time that importing takes.
+# Optional imports of Keras that are not needed here and take a third of its import time.
 with _native_stderr_hidden(), _without("sklearn", "matplotlib", "pandas", "IPython"):
     import keras
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)  # or it would take all of the GPU's memory at once
-# A user's ~/.keras/keras.json must not change a result, nor a GPU's habit of rounding float32 to 10 bits.
+        tf.config.experimental.set_memory_growth(gpu, True)  # otherwise TensorFlow allocates all of the GPU's memory
+# Results must not depend on a user's ~/.keras/keras.json, nor on TF32, in which GPUs round float32 to 10 bits.
 keras.config.set_floatx("float32")
 keras.config.set_image_data_format("channels_last")
 keras.config.set_epsilon(1e-7)
@@ -73,10 +73,10 @@ tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def usable(precision: str) -> bool:
-    """Whether TensorFlow can convolve in a precision here.
+    """Return whether TensorFlow can compute a convolution in this precision on this machine.
 
-    It takes bfloat16 for granted where the processor has the instructions, and ends in an error where oneDNN is told
-    not to use them (ONEDNN_MAX_CPU_ISA).
+    The processor's features do not tell: TensorFlow fails in bfloat16 if oneDNN is told not to use the instructions
+    (ONEDNN_MAX_CPU_ISA).
     """
     try:
         tf.nn.conv2d(tf.zeros([1, 8, 8, 3], precision), tf.zeros([3, 3, 3, 4], precision), 1, "SAME")

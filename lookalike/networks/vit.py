@@ -1,6 +1,6 @@
-"""Image towers of KerasHub, an extra, as embedders: built by name, cut to tokens or to the tower's own head.
+"""Vision transformers of KerasHub as embedders: built by name, cut to tokens or to the tower's own head.
 
-KerasHub is imported when one is asked for. A query through OpenVINO never needs it.
+KerasHub is an optional requirement, imported only when one is used. A query through OpenVINO never needs it.
 """
 
 from typing import Any
@@ -9,10 +9,11 @@ from lookalike.base.errors import LookalikeError, closest
 from lookalike.networks.keras_setup import keras
 from lookalike.networks.vit_presets import TOWERS, Family, Tower
 
-WEIGHTS_FILE = "model.weights.h5"  # in a preset's folder
+WEIGHTS_FILE = "model.weights.h5"  # name of the weights file in a preset's folder
 EXTRA = "pip install -r requirements/vit.txt"
-# Mean and standard deviation of a channel, pixels counted from 0 to 1, as each family was trained: Google's ViT and
-# SigLIP; ImageNet's for DINOv2; OpenAI's for CLIP (their image processors, and KerasHub's tools/checkpoint_conversion).
+# Mean and standard deviation of each channel, for pixels from 0 to 1, that each family was trained with: Google's for
+# ViT and SigLIP, ImageNet's for DINOv2, OpenAI's for CLIP.
+# Sources: their image processors, and KerasHub's tools/checkpoint_conversion.
 HALF = (0.5, 0.5, 0.5)
 NORMALISATION: dict[Family, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "vit": (HALF, HALF),
@@ -20,8 +21,8 @@ NORMALISATION: dict[Family, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-# cls: the class token. head: what the tower itself compares with texts: CLIP's projection of the class token, SigLIP's
-# attention over the patches. The others take the patches' tokens alone.
+# cls: the class token. head: the tower's output for comparison with texts, which is CLIP's projection of the class
+# token, or SigLIP's attention over the patches. avg, max and gem pool the patches' tokens only.
 POOLINGS: dict[Family, tuple[str, ...]] = {
     "vit": ("cls", "avg", "max", "gem"),
     "dinov2": ("cls", "avg", "max", "gem"),
@@ -31,7 +32,7 @@ POOLINGS: dict[Family, tuple[str, ...]] = {
 
 
 def library() -> Any:
-    """KerasHub's models. Keras, too, reads an architecture with their layers only once this has run."""
+    """Return KerasHub's models. Importing them registers their layers, which Keras needs to read an architecture."""
     try:
         from keras_hub import models
     except ImportError as error:
@@ -54,7 +55,7 @@ def build(name: str) -> keras.Model:
     if tower.family == "clip":
         images = models.CLIPVisionEncoder(**common)
         texts = models.CLIPTextEncoder(**_text_settings(tower))
-        # KerasHub fills this from a weights file only, and till then gives every patch the first position.
+        # KerasHub sets the positions only when it loads weights; until then every patch has the first position.
         positions = images.embedding.position_ids
         positions.assign(keras.ops.expand_dims(keras.ops.arange(positions.shape[1]), 0))
         return models.CLIPBackbone(images, texts, projection_dim=tower.projection)
@@ -64,28 +65,37 @@ def build(name: str) -> keras.Model:
 
 def _text_settings(tower: Tower) -> dict[str, int]:
     text = tower.text
-    assert text  # noqa: S101  every tower of these two families has one
+    assert text  # noqa: S101  every tower of these two families has a text tower
     return {
-        "vocabulary_size": text.vocabulary, "max_sequence_length": text.length, "embedding_dim": text.dim,
-        "hidden_dim": text.dim, "num_layers": text.layers, "num_heads": text.heads, "intermediate_dim": text.mlp,
-    }  # fmt: skip
+        "vocabulary_size": text.vocabulary,
+        "max_sequence_length": text.length,
+        "embedding_dim": text.dim,
+        "hidden_dim": text.dim,
+        "num_layers": text.layers,
+        "num_heads": text.heads,
+        "intermediate_dim": text.mlp,
+    }
 
 
 def from_preset(name: str) -> keras.Model:
     """Download a network with its trained weights, verified by KerasHub."""
     models, tower = library(), TOWERS[name]
-    kinds = {"vit": models.ViTBackbone, "dinov2": models.DINOV2Backbone, "clip": models.CLIPBackbone,
-             "siglip": models.SigLIPBackbone}  # fmt: skip
+    kinds = {
+        "vit": models.ViTBackbone,
+        "dinov2": models.DINOV2Backbone,
+        "clip": models.CLIPBackbone,
+        "siglip": models.SigLIPBackbone,
+    }
     kind = kinds[tower.family]
     if name not in kind.presets:
         raise LookalikeError(
-            f"model.weights is preset, but nobody trained {name}; set model.weights=random, or take another backbone: "
-            f"{', '.join(other for other in TOWERS if other in kind.presets)}"
+            f"model.weights is preset, but there are no trained weights of {name}; set model.weights=random, or choose "
+            f"another backbone: {', '.join(other for other in TOWERS if other in kind.presets)}"
         )
     size = {"image_shape": (tower.image_size, tower.image_size, 3)} if tower.family == "dinov2" else {}
     try:
         return kind.from_preset(name, **size)
-    except Exception as error:  # whatever the clients of Kaggle and of the web raise
+    except Exception as error:  # Kaggle's client and the HTTP client each raise their own
         raise LookalikeError(
             f"model.weights is preset, but {name} could not be fetched: {' '.join(str(error).split())[:300]}. With no "
             f"network: model.weights=file and model.file=<folder of the preset, or its {WEIGHTS_FILE}>"
@@ -95,12 +105,12 @@ def from_preset(name: str) -> keras.Model:
 def cut(whole: keras.Model, name: str, layer: str, pooling: str) -> keras.Model:
     """Cut an image tower out of a network: images (B, S, S, 3) -> tokens (B, T, D), or (B, D) for pooling "head".
 
-    layer  cut behind this layer; "" for the last. Of ViT there is no other.
+    layer  the layer to cut behind; "" for the last. ViT can be cut only there.
     """
     tower = TOWERS[name]
     check_pooling(name, pooling)
     if tower.family == "vit":
-        # One layer of ours: KerasHub's layers in it cannot be read back from an architecture one by one.
+        # ViT becomes a single layer, because its layers cannot be read back from an architecture one by one.
         images = keras.Input((tower.image_size, tower.image_size, 3), name="images")
         result = keras.Model(images, whole(images))
         known = {result.layers[-1].name: result.output}
@@ -111,8 +121,8 @@ def cut(whole: keras.Model, name: str, layer: str, pooling: str) -> keras.Model:
         known = {item: output for item, output in outputs.items() if len(getattr(output, "shape", ())) == 3}
     if layer and pooling == "head":
         raise LookalikeError(
-            f"model.layer is {layer!r}, but model.pooling head belongs behind the last layer of {name}; set "
-            "model.layer= to nothing, or another pooling"
+            f"model.layer is {layer!r}, but model.pooling head needs the last layer of {name}; set model.layer to "
+            '"", or choose another pooling'
         )
     if layer and layer not in known:
         raise LookalikeError(f"model.layer is {layer!r}, but {name} has no such layer; {closest(layer, list(known))}")
@@ -124,13 +134,15 @@ def cut(whole: keras.Model, name: str, layer: str, pooling: str) -> keras.Model:
 
 
 def check_pooling(name: str, pooling: str) -> None:
-    """Raise LookalikeError if a tower has no such pooling."""
+    """Raise LookalikeError if a tower does not have this pooling."""
     able = POOLINGS[TOWERS[name].family]
     if pooling not in able:
-        raise LookalikeError(f"model.pooling is {pooling!r}, which {name} has not; set it to one of {', '.join(able)}")
+        raise LookalikeError(
+            f"model.pooling is {pooling!r}, which {name} does not have; set it to one of {', '.join(able)}"
+        )
 
 
 def normalise(pixels: Any, name: str) -> Any:
-    """Pixel values as a tower expects them: float32 from 0 to 255, (B, S, S, 3) -> float32, same shape."""
+    """Normalise pixel values as a tower expects them: float32 from 0 to 255, (B, S, S, 3) -> float32, same shape."""
     mean, deviation = (keras.ops.convert_to_tensor(values) for values in NORMALISATION[TOWERS[name].family])
     return (pixels / 255.0 - mean) / deviation

@@ -1,7 +1,7 @@
-"""Vision transformers by name: what each looks like. Figures alone, so that reading them imports no Keras.
+"""The architectures of vision transformers by name. Only numbers, so that importing this module does not import Keras.
 
-A name is that of KerasHub's preset, whose weights `model.weights: preset` downloads. Those ending in _tiny are ours:
-small enough to try the whole pipeline on random weights in seconds, and trained by nobody.
+Each name is that of a KerasHub preset, whose weights `model.weights: preset` downloads. Names ending in _tiny are our
+own: small enough to try the whole pipeline in seconds, with random weights only.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ Family = Literal["vit", "dinov2", "clip", "siglip"]
 class Text:
     """A text tower beside an image tower."""
 
-    vocabulary: int  # tokens
-    length: int  # tokens of a text at most
+    vocabulary: int  # number of different tokens
+    length: int  # most tokens of a text
     layers: int
     heads: int
     dim: int
@@ -24,23 +24,23 @@ class Text:
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower: patches and, before them, special tokens, through equal blocks."""
+    """An image tower: special tokens, then the patches' tokens, through equal blocks."""
 
     family: Family
-    image_size: int  # pixels a side; its position embeddings are one a patch, so it takes no other
+    image_size: int  # pixels a side; the only size accepted, because there is one position embedding per patch
     patch: int  # pixels a side
     layers: int
     heads: int
-    dim: int  # of a token
+    dim: int  # dimensions of a token
     mlp: int  # units between the two dense layers of a block
-    trained_size: int = 0  # of DINOv2: the size of the weights' position embeddings, interpolated to image_size
-    registers: int = 0  # tokens that hold nothing of a patch: Darcet et al., Vision Transformers Need Registers, 2023
-    text: Text | None = None  # of CLIP and SigLIP, whose weight files hold both towers
-    projection: int = 0  # of CLIP: dimensions that images and texts share
+    trained_size: int = 0  # DINOv2 only: image size of the weights' position embeddings, interpolated to image_size
+    registers: int = 0  # extra tokens beside the patches: Darcet et al., Vision Transformers Need Registers, 2023
+    text: Text | None = None  # CLIP and SigLIP only, whose weight files hold both towers
+    projection: int = 0  # CLIP only: dimensions of the space that images and texts share
 
     @property
     def special_tokens(self) -> int:
-        """Tokens before those of the patches: the class token, which SigLIP has not, and registers."""
+        """Number of tokens before the patches' tokens: the class token, which SigLIP does not have, and registers."""
         return (0 if self.family == "siglip" else 1) + self.registers
 
 
@@ -63,7 +63,7 @@ def _siglip(patch: int, size: int, layers: int, heads: int, dim: int, mlp: int, 
 
 BASE, LARGE, SMALL = (12, 12, 768), (24, 16, 1024), (12, 6, 384)  # blocks, heads, dimensions
 _TINY_TEXT = Text(vocabulary=600, length=16, layers=2, heads=2, dim=32, mlp=64)
-# Each has as many parameters as KerasHub states of its preset (tests/test_transformers.py).
+# Each has as many parameters as KerasHub states for its preset (tests/test_transformers.py).
 TOWERS: dict[str, Tower] = {
     "vit_base_patch16_224_imagenet": _vit(16, 224, *BASE),
     "vit_base_patch16_384_imagenet": _vit(16, 384, *BASE),

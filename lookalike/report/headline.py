@@ -100,3 +100,21 @@ def over_seeds(
         values.append(evaluation.means(fit_and_measure(features, labels, split, refine, settings)))
     table = pd.DataFrame(values)
     return pd.DataFrame({"seeds_mean": table.mean(), "seeds_sd": table.std()}).rename_axis("figure").reset_index()
+
+
+def caveats(result: Evaluation, table: pd.DataFrame) -> list[str]:
+    """Return warnings, one line each, about figures that could mislead a reader."""
+    found = []
+    single = int((result.by_class["queries"] == 1).sum())
+    if single:
+        found.append(
+            f"{single} of {len(result.by_class)} classes have one query, which resampling within the class cannot "
+            "vary: the 95 % intervals are too narrow"
+        )
+    gain = table.set_index("figure").loc["mAP"]
+    if gain["gain_high"] < 0:
+        found.append(
+            f"index.refine lowers mAP here, by {-gain['gain']:.3f}; to see the effect of each part: "
+            "python benchmarks/refinement.py --ablation"
+        )
+    return found

@@ -1,4 +1,4 @@
-"""How a network is run: a runtime loads the network files as a function from pixels to embeddings.
+"""Runtimes, each of which loads the network files as a function from pixels to embeddings.
 
-Imports base, artifacts and networks; the libraries that compute are imported where they are used.
+Imports base, artifacts and networks. TensorFlow and OpenVINO are imported only when they are used.
 """

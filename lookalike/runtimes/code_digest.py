@@ -1,7 +1,7 @@
-"""A digest of what Python code does, whatever it is called, wherever it lies and however it is explained.
+"""A digest of what Python code does, independent of file names, folders, comments and docstrings.
 
-What is kept between runs is found by a digest of the code that computed it. A digest of the files' bytes would compute
-everything anew for a comment, or for a module that moved.
+Cached results are found by a digest of the code that computed them. A digest of the files' bytes would recompute
+everything after a changed comment or a moved module.
 """
 
 import ast
@@ -14,19 +14,19 @@ PACKAGE = LIBRARY.name
 
 
 def code_digest(files: Iterable[str | Path]) -> str:
-    """Hex SHA-256 over Python files, in any order.
+    """Return a hex SHA-256 over Python files, in any order.
 
-    files  relative to the library.
+    files  paths relative to the library.
 
-    Left out: comments, docstrings, layout, what `raise` says, imports from the library, and the names of its modules
-    where they qualify another name.
+    It ignores comments, docstrings, layout, the messages of `raise`, imports from the library, and the names of its
+    modules where they qualify another name.
     """
     parts = sorted(hashlib.sha256(meaning((LIBRARY / file).read_text(encoding="utf-8"))).hexdigest() for file in files)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def meaning(source: str) -> bytes:
-    """Rewrite a module's source without what `code_digest` leaves out.
+    """Rewrite a module's source without the parts that `code_digest` ignores.
 
     >>> one = meaning("from lookalike import files; size = files.size(2)  # twice")
     >>> one == meaning("from lookalike.base import disk; size = disk.size(2)")
@@ -37,7 +37,7 @@ def meaning(source: str) -> bytes:
 
 
 def _modules(tree: ast.Module) -> set[str]:
-    """Names that a module imports from the library."""
+    """Return the names that a module imports from the library."""
     return {
         alias.asname or alias.name
         for node in ast.walk(tree)
@@ -47,7 +47,7 @@ def _modules(tree: ast.Module) -> set[str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes out what says nothing about a result."""
+    """Transformer that removes the parts that `code_digest` ignores."""
 
     def __init__(self, modules: set[str]) -> None:
         self._modules = modules

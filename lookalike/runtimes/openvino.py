@@ -1,6 +1,6 @@
-"""Run a network with OpenVINO, on the CPU. No TensorFlow, and ready in a fraction of a second.
+"""Runtime for OpenVINO on the CPU. It needs no TensorFlow and is ready in a fraction of a second.
 
-Compiled networks are not kept: compiling takes 0.2 s, and a kept one, as large as the weights, saves half of that.
+Compiled networks are not cached: compiling takes 0.2 s, of which a cached one, as large as the weights, saves half.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ CODE: tuple[str, ...] = (
     "extraction/extractor.py",
     "extraction/company.py",
 )
-# int8 stands for a quantised network, in which float32 is what was not quantised.
+# int8 is a quantised network; its layers that were not quantised run in float32.
 HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "f32"}
 CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
 
@@ -29,7 +29,7 @@ CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8"
 def load(
     folder: Path, image_size: int, batch_size: int, precision: Precision, calibration: Path = Path(UNUSED)
 ) -> Embedder:
-    """See `Runtime.load`. bfloat16 and float16 only where the processor has instructions for them."""
+    """Load the network as in `Runtime.load`; bfloat16 and float16 need a processor with instructions for them."""
     from lookalike.networks.openvino_setup import ov
 
     sizes.check_size(descriptions.describe(folder), image_size)
@@ -48,13 +48,13 @@ def load(
     try:
         model = core.read_model(path)
         model.reshape([batch_size, image_size, image_size, 3])
-        # One stream: every core works on the same batch, so that a row comes out after 1/n of the time.
+        # One stream: all n cores work on the same batch, so that a row is ready after 1/n of the time.
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": 1})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise LookalikeError(
-            f"{path} cannot be run at preprocess.image_size {image_size}: {reason}; choose a larger size, or make the "
-            "network anew: dvc repro --force model"
+            f"{path} cannot be run at preprocess.image_size {image_size}: {reason}; choose a larger size, or rebuild "
+            "the network: dvc repro --force model"
         ) from None
     request = compiled.create_infer_request()
 
@@ -66,7 +66,7 @@ def load(
 
 
 def usable() -> list[str]:
-    """The precisions that the processor has instructions for."""
+    """Return the precisions that the processor has instructions for."""
     from lookalike.networks.openvino_setup import ov
 
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -74,7 +74,7 @@ def usable() -> list[str]:
 
 
 def _compiles(precision: str) -> bool:
-    """Whether a convolution compiles; OpenVINO also lists what oneDNN is told not to use (ONEDNN_MAX_CPU_ISA)."""
+    """Return whether a convolution compiles: OpenVINO also lists instructions disabled through ONEDNN_MAX_CPU_ISA."""
     from openvino import opset13 as ops
 
     from lookalike.networks.openvino_setup import ov
@@ -89,16 +89,19 @@ def _compiles(precision: str) -> bool:
 
 
 def version(precision: Precision, backbone: str) -> str:
-    """OpenVINO, and for int8 NNCF, which quantises."""
+    """Return the version of OpenVINO and, for int8, of NNCF."""
     packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     return ", ".join(map(installed, packages))
 
 
 def sees_gpu() -> bool:
-    """Never: it is asked for the CPU."""
+    """Return False: only the CPU is used."""
     return False
 
 
 def device() -> str:
-    """The CPU, and what picks its kernels. The number of threads moves no bit (tests/test_extraction.py)."""
+    """Describe the CPU and the settings that choose its kernels.
+
+    The number of threads is left out because it changes no bit (tests/test_extraction.py).
+    """
     return "; ".join([machine.cpu_name(), machine.cpu_features(), *machine.environment("ONEDNN_", "DNNL_", "OV_")])

@@ -1,7 +1,7 @@
-"""The network in eight bits: NNCF's post-training quantisation, calibrated on images that were set apart once.
+"""Quantisation of a network to int8 after training, by NNCF, calibrated on a fixed set of images.
 
-The calibration set is a file, uint8 (n, S, S, 3), so that a collection that grows does not change the network under the
-embeddings it already has. A quantised network takes some seconds to make and is kept in the user's cache folder.
+The calibration set is a file, uint8 (n, S, S, 3), so that a growing collection does not change the network that
+embedded its older images. Quantising takes some seconds, and the quantised network is kept in the user's cache folder.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ HOW = "set images apart for it (python -m lookalike.cli.calibration --help) and 
 def load_calibration(path: Path, image_size: int) -> np.ndarray:
     """Open a calibration set: uint8 (n, S, S, 3), memory-mapped."""
     if path == Path(UNUSED):
-        raise LookalikeError(f"extract.precision is int8, which is calibrated on images; {HOW}")
+        raise LookalikeError(f"extract.precision is int8, which needs calibration images; {HOW}")
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -41,15 +41,15 @@ def load_calibration(path: Path, image_size: int) -> np.ndarray:
         shape = getattr(images, "shape", "no array")
         raise LookalikeError(
             f"extract.calibration {path} is {shape}, not uint8 (n, {image_size}, {image_size}, 3) as "
-            f"preprocess.image_size asks; {HOW}"
+            f"preprocess.image_size requires; {HOW}"
         )
     return images
 
 
 def quantized(folder: Path, image_size: int, calibration: Path) -> Path:
-    """Return the OpenVINO file of a network in int8, from the cache, or made and kept there.
+    """Return the OpenVINO file of a network in int8, which is quantised unless it is in the cache.
 
-    folder  the network files.
+    folder  folder of the network files.
 
     The same network, calibration set, libraries and processor give the same file.
     """
@@ -62,7 +62,7 @@ def quantized(folder: Path, image_size: int, calibration: Path) -> Path:
         "image_size": image_size,
         "libraries": [installed(name) for name in ("openvino", "nncf")],
         "code": code_digest([Path(__file__)]),
-        # It ran the network to see what to round to.
+        # Calibration runs the network on the processor.
         "processor": [machine.cpu_name(), machine.cpu_features(), *machine.environment("ONEDNN_", "DNNL_", "OV_")],
     }
     name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
@@ -70,7 +70,7 @@ def quantized(folder: Path, image_size: int, calibration: Path) -> Path:
     if not _whole(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{target}.lock"):  # two runs at once: the second finds what the first made
+            with filelock.FileLock(f"{target}.lock"):  # of two simultaneous runs, the second uses the first one's file
                 if not _whole(target):
                     _make(folder, images, target, made_from)
         except OSError as error:
@@ -100,7 +100,7 @@ def _whole(folder: Path) -> bool:
 def _quantize(source: Path, images: np.ndarray, target: Path) -> None:
     from lookalike.networks.openvino_setup import (
         ov,
-        save,  # first: it shuts off the reports
+        save,  # before nncf: importing this module turns off usage reports
     )
 
     try:
@@ -111,6 +111,6 @@ def _quantize(source: Path, images: np.ndarray, target: Path) -> None:
     model = ov.Core().read_model(source)
     model.reshape([1, *images.shape[1:]])
     dataset = nncf.Dataset([np.array(image)[np.newaxis] for image in images])
-    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+    with contextlib.redirect_stdout(sys.stderr):  # NNCF prints progress bars
         quantized_model = nncf.quantize(model, dataset, subset_size=len(images))
     save(quantized_model, target)

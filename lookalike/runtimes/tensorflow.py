@@ -1,6 +1,6 @@
-"""Run a network with TensorFlow, on the GPU if TensorFlow sees one.
+"""Runtime for TensorFlow, on the GPU if TensorFlow sees one.
 
-Not compiled by XLA: on a CPU that takes longer (benchmarks/extraction.py), and on a GPU it was not measured.
+XLA is not used: on a CPU it is slower (benchmarks/extraction.py), and on a GPU it was not measured.
 """
 
 import os
@@ -19,17 +19,24 @@ from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
 GPU_LIBRARIES = "pip install -r requirements/gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
 CODE: tuple[str, ...] = (
-    "runtimes/tensorflow.py", "networks/backbones.py", "networks/vit_presets.py", "networks/vit.py",
-    "networks/keras_setup.py", "extraction/extractor.py", "extraction/company.py",
-)  # fmt: skip
+    "runtimes/tensorflow.py",
+    "networks/backbones.py",
+    "networks/vit_presets.py",
+    "networks/vit.py",
+    "networks/keras_setup.py",
+    "extraction/extractor.py",
+    "extraction/company.py",
+)
 
 
 def load(
     folder: Path, image_size: int, batch_size: int, precision: Precision, calibration: Path = Path(UNUSED)
 ) -> Embedder:
-    """See `Runtime.load`. float16 and bfloat16 are Keras's mixed precision: weights and pooling stay float32."""
+    """Load the network as in `Runtime.load`; float16 and bfloat16 are mixed: weights and pooling stay float32."""
     if precision == "int8":
-        raise LookalikeError("extract.precision is int8, which extract.runtime=tensorflow has not; set it to openvino")
+        raise LookalikeError(
+            "extract.precision is int8, which extract.runtime=tensorflow does not have; set the runtime to openvino"
+        )
     from lookalike.networks import backbones
     from lookalike.networks.keras_setup import tf
 
@@ -39,7 +46,7 @@ def load(
     tf.config.experimental.enable_op_determinism()
     model = backbones.load(folder, image_size, precision)
     signature = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
-    # Keras's layers need no autograph, which takes half a second to find that out.
+    # Keras's layers do not need autograph, which would take half a second to find that out.
     compiled = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
 
     def embed(pixels: np.ndarray) -> np.ndarray:
@@ -55,9 +62,9 @@ def load(
 
 
 def sees_gpu() -> bool:
-    """Whether TensorFlow sees a GPU; it is imported only where there may be one.
+    """Return whether TensorFlow sees a GPU; import TensorFlow only if there may be one.
 
-    Tells of one that stays unused, and why.
+    Prints a notice if there is a GPU that is not used, with the reason.
     """
     names, libraries = machine.gpu_names(), _cuda()
     if not libraries:
@@ -87,11 +94,11 @@ def _unseen(name: str) -> str:
 
 
 def _without_gpu(name: str) -> None:
-    """Say that TensorFlow does not use a GPU that is there; raise if that may be another time."""
+    """Print a notice that TensorFlow does not use this GPU; raise LookalikeError if that may be temporary."""
     if not _cuda():
         script.notice("extract", f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
     elif not _hidden():
-        raise LookalikeError(_unseen(name))  # what the CPU computes now would pass for the GPU's in the cache
+        raise LookalikeError(_unseen(name))  # the cache would take the CPU's embeddings for the GPU's
 
 
 def _cuda() -> list[str]:
@@ -104,13 +111,13 @@ def _cuda() -> list[str]:
 
 
 def version(precision: Precision, backbone: str) -> str:
-    """TensorFlow, Keras, KerasHub if the backbone is its, and on a GPU the libraries that a kernel comes from."""
+    """Return the versions of TensorFlow, Keras, KerasHub if it has the backbone, and the GPU libraries installed."""
     hub = [installed("keras-hub", "requirements/vit.txt")] if backbone in TOWERS else []
     return ", ".join([installed("tensorflow"), installed("keras"), *hub, *_cuda()])
 
 
 def device() -> str:
-    """GPUs if the machine has them, the CPU and its cores, and what picks their kernels."""
+    """Describe the GPUs, the CPU and its cores, and the settings that choose their kernels."""
     settings = machine.environment("ONEDNN_", "DNNL_", "TF_", "XLA_", "CUDA_", "NVIDIA_", "OMP_")
     return "; ".join(
         [*machine.gpu_names(), machine.cpu_name(), machine.cpu_features(), f"{machine.cores()} cores", *settings]

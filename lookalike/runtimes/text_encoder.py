@@ -1,9 +1,9 @@
-"""Texts as CLIP's text tower sees them: words in, a vector beside those of the images out. No Keras.
+"""CLIP's text encoder, which embeds a text into the space of the images. It needs no Keras.
 
-Beside an image tower with its head, `model` writes three more files, where it has the tower's tokenizer:
+For CLIP with its head, `model` writes three more files if it has the tokenizer:
 
-    tokenizer.json          from a text to L numbers of tokens, start and end and padding included
-    text.xml, text.bin      for OpenVINO: int32 (B, L) -> float32 (B, D)
+    tokenizer.json          maps a text to L token numbers, including start, end and padding
+    text.xml, text.bin      the text encoder for OpenVINO: int32 (B, L) -> float32 (B, D)
 """
 
 import threading
@@ -19,21 +19,22 @@ Reader = Callable[[str], np.ndarray]  # a text -> float32 (D,)
 
 
 def load(folder: Path) -> Reader:
-    """Load them as a function that threads may share. Raises LookalikeError where that cannot be."""
+    """Load a text encoder as a thread-safe function. Raises LookalikeError if its files or libraries cannot be read."""
     from lookalike.networks.openvino_setup import ov
 
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise LookalikeError(
-            f"tokenizers, which a text is read with, cannot be imported ({error}): pip install -r requirements/vit.txt"
+            f"tokenizers, needed to search with texts, cannot be imported ({error}): "
+            "pip install -r requirements/vit.txt"
         ) from None
     try:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         compiled = ov.Core().compile_model(
             folder / TEXT_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
         )
-    except Exception as error:  # tokenizers raises nothing more special
+    except Exception as error:  # tokenizers raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise LookalikeError(f"{folder} cannot read texts: {reason}; make it anew: dvc repro --force model") from None
     request, turn = compiled.create_infer_request(), threading.Lock()

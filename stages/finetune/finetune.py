@@ -1,13 +1,13 @@
-"""Train the last layers of the network so that images of one class come to lie together.
+"""Train the last layers of the network on the gallery's classes, so that images of one class move closer together.
 
-Reads   data/processed                      pictures, labels, byte hashes
+Reads   data/processed                      pictures, labels, files' hashes
         data/model                          the network to start from
         the user's cache folder             outputs of frozen layers, and the checkpoint of a killed run
-Writes  data/finetuned                      a network of the same files as data/model
-        data/finetuned.json                 what it was trained on and how well it did, for Git
+Writes  data/finetuned                      the trained network, the same files as data/model
+        data/finetuned.json                 counts of images and classes, validation mAP, for Git
         data/finetuned_curves               loss and validation mAP of each epoch, by DVCLive
 
-Only the gallery of the `protocol` split is trained on: never a query, nor an image with the same bytes as one.
+Only the gallery of the `protocol` split is trained on: no queries, and no images with the same bytes as a query.
 
     python stages/finetune/finetune.py data/processed data/model data/finetuned
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import to_builtins
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's library, whatever is installed
 
 from lookalike.artifacts.arrays import load_images
 from lookalike.artifacts.descriptions import WEIGHTS_FILE
@@ -30,10 +30,10 @@ from lookalike.finetuning.settings import Settings
 
 
 def main() -> None:
-    """Read the arguments, choose what to train on, train, and save the network."""
+    """Read the arguments, choose the training images, train and save the network."""
     parser = script.parser(__doc__)
-    parser.add_argument("processed", type=Path, help="what preprocess wrote")
-    parser.add_argument("model", type=Path, help="what model wrote")
+    parser.add_argument("processed", type=Path, help="output folder of preprocess")
+    parser.add_argument("model", type=Path, help="output folder of model")
     parser.add_argument("finetuned", type=Path, help="folder to write; replaced as a whole")
     args = parser.parse_args()
     settings = params.load(args.params, "finetune", Settings)
@@ -45,10 +45,11 @@ def main() -> None:
     try:
         from dvclive.live import Live
     except ImportError:
-        raise LookalikeError("dvclive, which keeps a training's curves, is not installed: "
-                             "pip install -r requirements/finetune.txt") from None  # fmt: skip
+        raise LookalikeError(
+            "dvclive, which records the training's curves, is not installed: pip install -r requirements/finetune.txt"
+        ) from None
 
-    from lookalike.finetuning import finetune  # TensorFlow: seconds that --help and a mistake need not wait
+    from lookalike.finetuning import finetune  # imports TensorFlow, which takes seconds
 
     curves = args.finetuned.with_name(args.finetuned.name + "_curves")
     with Live(str(curves), save_dvc_exp=False, dvcyaml=False) as live:
