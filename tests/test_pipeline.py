@@ -274,25 +274,31 @@ def test_a_mistake_ends_in_one_line_and_half_writes_nothing(
     errors = [line for line in done.stderr.splitlines() if line.startswith(f"{stage}: error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert not list(clone.folder.rglob("*.partial"))
-    assert "metrics.json" not in clone.run("git", "status", "--porcelain").stdout  # what was there is there
-    assert not re.search(r"^(\?\?| D|D )", clone.run("git", "status", "--porcelain").stdout, re.MULTILINE)
+    status = clone.run("git", "status", "--porcelain").stdout
+    assert not re.search(r"^(\?\?| M (?!params.yaml))", status, re.MULTILINE), status  # nothing half, nothing new
+    clone.run("git", "checkout", "--quiet", "params.yaml")
+    assert clone.repro() == []  # what DVC had removed before the stage ran comes back from its cache
+    assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_a_failed_run_loses_nothing(clone: Project) -> None:
-    """The outputs of the last good run stay, bit for bit, and are known to be out of date."""
+    """What DVC does not keep stays in place; the rest comes back, bit for bit, with the settings that made it."""
     outputs = ["metrics/metrics.json", "plots/per_class.csv", "plots/examples.png", "plots/report.html",
                "data/features/features.npy", "data/raw/labels.csv"]  # fmt: skip
     before = [(clone.folder / name).read_bytes() for name in outputs]
     for change in ({"evaluate__k": [1, 100]}, {"download__dataset": "caltech101", "download__url": "file:///none.zip"}):
         clone.set(**change)
         assert clone.run("dvc", "repro", check=False).returncode != 0
-    assert [(clone.folder / name).read_bytes() for name in outputs] == before
+    assert (clone.folder / "data/raw/labels.csv").read_bytes() == before[-1]
     status = clone.run("dvc", "status").stdout
     assert "download" in status and "evaluate" in status
+    clone.run("git", "checkout", "--quiet", "params.yaml")
+    assert clone.repro() == []
+    assert [(clone.folder / name).read_bytes() for name in outputs] == before
 
 
 @POSIX
-def test_a_killed_stage_leaves_the_last_result_and_runs_again(clone: Project) -> None:
+def test_a_killed_stage_runs_again_and_its_last_result_can_be_brought_back(clone: Project) -> None:
     features = clone.folder / "data/features/features.npy"
     before = features.read_bytes()
     clone.set(download__limit_per_class=0)
@@ -308,7 +314,8 @@ def test_a_killed_stage_leaves_the_last_result_and_runs_again(clone: Project) ->
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert partial.exists()  # it was killed in the middle of writing
-    assert features.read_bytes() == before
+    clone.run("dvc", "checkout", "data/features")
+    assert features.read_bytes() == before  # it is brought back, or made anew
     clone.repro("extract")
     assert len(np.load(features)) == 1797
     assert not partial.parent.exists()

@@ -34,6 +34,7 @@ DECIDES = (
     "evaluation/metrics.py",
     "evaluation/ranking.py",
     "refinement/refinement.py",
+    "refinement/reranking.py",
     "networks/keras_setup.py",
     "base/vectors.py",
 )
