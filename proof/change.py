@@ -82,9 +82,9 @@ def table(kind: str, base: str) -> str:
 def plots(base: str, folder: Path) -> list[str]:
     """Draw each plot of dvc.yaml whose data differ, both versions in one picture; returns how they are shown."""
     shown = []
-    for plot in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["plots"]:
-        name, settings = next(iter(plot.items())) if isinstance(plot, dict) else (plot, None)
-        if settings is None or name in TIMES or not run("git", "diff", base, "--", name):
+    graph = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    for name, settings in [each for stage in graph for plot in stage.get("plots", []) for each in plot.items()]:
+        if "title" not in settings or name in TIMES or not run("git", "diff", base, "--", name):
             continue
         drawn = run("dvc", "plots", "diff", base, "--targets", name, "--show-vega")
         file = f"{Path(name).stem}.png"

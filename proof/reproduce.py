@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's library, whatever is installed
 
-import re
-
 from lookalike.base.files import remove
 from lookalike.base.machine import cpu_name
 from proof.effects.graph import stages
@@ -39,6 +38,7 @@ from proof.effects.graph import stages
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = "metrics/metrics.json"
 TOLERANCE = 0.01  # of 1: bfloat16 moves mAP by less than 0.002 (docs/extraction.md), another processor by less still
+TIMED = re.compile(r"metrics/latency\.json|plots/(latency|operating_curve)\.(csv|png)")
 # What a stage's outputs depend on that dvc.yaml cannot name.
 WHERE_TO_LOOK = {
     "download": "another version of scikit-learn (digits), or another archive; is every listing sorted?",
@@ -267,6 +267,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-TIMED = re.compile(r"metrics/latency\.json|plots/(latency|operating_curve)\.(csv|png)")

@@ -134,7 +134,9 @@ def test_the_report_shows_what_a_change_does(tmp_path: Path) -> None:
     assert re.search(r"\| `evaluate` \| none +\| `metrics/metrics.json` \|", changed)
     assert re.search(r"params.yaml +\| index.target_recall +\| [\d.]+ +\| 0.5 ", changed)
     assert re.search(r"metrics.json +\| mAP +\| 0\.\d+ +\| 0.5 ", changed)
-    assert re.findall(r"!\[(.*)\]\((.*)\)", changed) == [("Recall at k", "recall_at_k.png")]
+    assert re.findall(r"!\[(.*)\]\((.*)\)", changed) == [
+        ("Share of all relevant images among the first k", "recall_at_k.png")
+    ]
     assert (tmp_path / ".git/report/recall_at_k.png").read_bytes()[:4] == b"\x89PNG"
     assert "Not as committed" in changed
     assert "gave other `dvc.lock`, " in changed and "latency" not in changed
