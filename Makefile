@@ -36,7 +36,9 @@ TESTED := .venv/tested-$(shell printf '%s\n' $(sort $(wildcard $(FILES))) | cksu
 
 # The library's sources, and a file that says which branches of them each file of tests takes.
 SOURCES := $(wildcard lookalike/*.py lookalike/*/*.py stages/*.py stages/*/*.py)
-COVERED := .venv/covered/doctests $(patsubst tests/%.py,.venv/covered/%,$(wildcard tests/test_*.py))
+COVERED := .venv/covered/doctests $(patsubst tests/%.py,.venv/covered/%,$(wildcard tests/*/test_*.py))
+# What files of tests share.
+SHARED := $(wildcard tests/conftest.py tests/*/conftest.py tests/helpers/*.py)
 
 define CHECKS
 $(RUN) ruff check .
@@ -86,7 +88,7 @@ $(TESTED): .venv/pipeline .venv/dev $(wildcard $(FILES))
 	@rm -f .venv/tested-* && touch $@
 
 real: .venv/pipeline .venv/dev
-	LOOKALIKE_REAL_DATA="$(abspath $(REAL))" $(RUN) pytest $(TWO) tests/test_real_data.py
+	LOOKALIKE_REAL_DATA="$(abspath $(REAL))" $(RUN) pytest $(TWO) tests/pipeline/test_real_data.py
 
 coverage: $(COVERED)
 	$(BIN)/coverage combine --quiet --keep .venv/covered
@@ -94,9 +96,9 @@ coverage: $(COVERED)
 	$(RUN) python proof/suite/uncovered.py
 
 # One file of tests at a time, so that a run that is stopped goes on where it was.
-.venv/covered/%: tests/%.py tests/conftest.py $(SOURCES) | .venv/dev
-	@mkdir -p $(@D) && rm -f $(@D)/.coverage.$*.*
-	$(RUN) coverage run --data-file=$(@D)/.coverage.$* -m pytest -q $<
+.venv/covered/%: tests/%.py $(SHARED) $(SOURCES) | .venv/dev
+	@mkdir -p $(@D) && rm -f .venv/covered/.coverage.$(subst /,-,$*).*
+	$(RUN) coverage run --data-file=.venv/covered/.coverage.$(subst /,-,$*) -m pytest -q $<
 	@touch $@
 
 .venv/covered/doctests: $(SOURCES) | .venv/dev

@@ -1,37 +1,22 @@
-"""Fixtures: photographs that can be made anywhere, and a copy of the project to run stages in."""
+"""Fixtures of all tests, and the order that their files come in."""
 
-import os
-import random
 import shutil
-import sqlite3
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import closing, suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import yaml
 from hypothesis import Phase, settings
-from PIL import Image
-from warm import Warm
 
-from proof.patience import patience
+pytest.register_assert_rewrite("tests.helpers")  # before they are imported: a failed assert tells its values
+
+from tests.helpers.pictures import picture  # noqa: E402
+from tests.helpers.project import Project, copy_project  # noqa: E402
 
 if TYPE_CHECKING:
-    from small_collection import Built
+    from tests.helpers.small_collection import Built
 
-ROOT = Path(__file__).resolve().parents[1]
-MEASURED = "COVERAGE_PROCESS_CONFIG"  # in the environment: coverage follows new processes, not copies of an old one
-CACHE = {"LOOKALIKE_CACHE": ""}  # of the environment
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and limits of a process")
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL, process groups or fork, which Windows has not")
-NO_TAGS = {"file": "data/none", "weight": 0.3}  # section index.tags
+
 settings.register_profile("shared", deadline=None)  # on a busy machine a slow example is no failure
 settings.register_profile(  # make mutants: the same examples each time, and one that fails need not be made smaller
     "mutants", deadline=None, max_examples=12, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
@@ -41,9 +26,17 @@ settings.load_profile("shared")
 
 # Files of tests that take longest, the slowest first: begun last, one would keep a single core busy at the end.
 LONG = (
-    "test_effects", "test_faults", "test_extraction", "test_pipeline", "test_finetune", "test_hostile", "test_ui",
-    "test_transformers", "test_backbones", "test_cli", "test_remotes", "test_backbone_comparison", "test_graph",
-    "test_api", "test_indexes", "test_changes", "test_notebook", "test_workflows", "test_tags",
+    "proof/test_effects", "proof/test_faults", "extraction/test_extractor", "extraction/test_extract_stage",
+    "extraction/test_cache", "extraction/test_batch_size", "runtimes/test_quantization", "cli/test_calibration",
+    "pipeline/test_pipeline", "pipeline/test_run_cache", "pipeline/test_production", "finetuning/test_finetune",
+    "finetuning/test_training_images", "finetuning/test_losses", "finetuning/test_checkpoint", "images/test_hostile",
+    "proof/test_fuzz", "ui/test_page", "ui/test_browser", "networks/test_vit", "networks/test_backbones",
+    "cli/test_changing", "cli/test_searching", "pipeline/test_remotes", "benchmarks/test_backbones",
+    "repository/test_graph", "api/test_problems", "api/test_searching", "api/test_upload", "api/test_changes",
+    "api/test_threads", "api/test_who_may_ask", "api/test_document", "api/test_load", "api/test_start",
+    "index/test_choosing", "index/test_kinds", "collection/test_live_index", "collection/test_changes",
+    "collection/test_processes", "collection/test_journal", "collection/test_fold", "pipeline/test_notebook",
+    "repository/test_workflows", "collection/test_search_by_words", "index/test_tags", "evaluation/test_tag_fusion",
 )  # fmt: skip
 
 
@@ -52,139 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--hypothesis-profile") == "mutants":
         items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
     else:
-        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
-def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth coloured picture, another one for each seed."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@cache
-def warm_process() -> Warm:
-    """One for all tests of this process."""
-    return Warm()
-
-
-class Project:
-    """A copy of the project in a Git repository of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        bin_folder = Path(sys.executable).parent
-        self.environment = {
-            **os.environ,
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "LOOKALIKE_CACHE": str(folder / ".git" / "cache"),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",  # else threads of t-SNE that wait keep other processes waiting
-            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-        }  # fmt: skip
-        self._usual = dict(self.environment)
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the copy; `python`, `dvc` and `git` are found. DVC and stages are copied from `Warm`."""
-        environment = self.environment
-        usual = environment | CACHE == self._usual | CACHE  # an import may ask for anything else
-        if usual and command[0] in ("dvc", "python") and MEASURED not in environment and hasattr(os, "pidfd_open"):
-            environment = environment | warm_process().variables
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=patience(900),
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def repro(self, *arguments: str) -> list[str]:
-        """Run `dvc repro`; returns the stages that ran."""
-        output = self.run("dvc", "repro", *arguments).stdout
-        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-    def set(self, **values: Any) -> None:
-        """Change params.yaml; evaluate__k=[1] sets evaluate.k."""
-        path = self.folder / "params.yaml"
-        content = yaml.safe_load(path.read_text())
-        for name, value in values.items():
-            *parents, key = name.split("__")
-            section = content
-            for parent in parents:
-                section = section[parent]
-            section[key] = value
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-
-    def commit(self, message: str = "x") -> None:
-        """Commit everything that Git does not ignore."""
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
-
-
-def copy_project(target: Path, *, outputs: bool = False) -> Project:
-    """Copy the files that Git tracks or would; without what the stages wrote, unless `outputs`."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
-    written = ("dvc.lock", "metrics/", "plots/", "data/raw.json", "data/processed.json", "data/model.json",
-               "data/features.json", "data/index.json", "storage/")  # fmt: skip
-    for name in filter(None, listed):
-        if (ROOT / name).is_file() and (outputs or not name.startswith(written)):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes((ROOT / name).read_bytes())
-    project = Project(target)
-    project.run("git", "init", "--quiet", "--initial-branch", "main")
-    project.commit("start")
-    return project
-
-
-def kept_rows(cache: Path) -> int:
-    """Rows that a reader finds in the cache of embeddings."""
-    total = 0
-    for file in cache.glob("embeddings/*.sqlite"):
-        with closing(sqlite3.connect(file)) as connection, suppress(sqlite3.OperationalError):  # still without tables
-            total += connection.execute("SELECT count(*) FROM rows").fetchone()[0]
-    return total
-
-
-def killed_until_through(
-    project: Project, command: tuple[str, ...], result: Path, rows: tuple[int, int], seed: int
-) -> list[int]:
-    """Start `extract`, SIGKILL it at a random moment, and again, until `result` is there.
-
-    rows  a life may add this many to the cache, between these two, before it is killed.
-
-    Returns how many rows the cache had after each kill.
-    """
-    draw, journal = random.Random(seed), []
-    cache = Path(project.environment["LOOKALIKE_CACHE"])
-    while not result.exists():  # a kill may come between the last write and the exit
-        process = subprocess.Popen(
-            command, cwd=project.folder, env=project.environment, stderr=subprocess.PIPE, text=True
-        )
-        enough = (journal[-1] if journal else 0) + draw.randrange(*rows)
-        deadline = time.monotonic() + patience(300)
-        while process.poll() is None and kept_rows(cache) < enough and time.monotonic() < deadline:
-            time.sleep(draw.uniform(0, 0.02))
-        time.sleep(draw.uniform(0, 0.3))
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-            with (
-                tempfile.TemporaryDirectory() as copy
-            ):  # counting mends what the kill left, which is the next life's to do
-                shutil.copytree(cache, copy, dirs_exist_ok=True)
-                journal.append(kept_rows(Path(copy)))
-        else:
-            assert process.returncode == 0, process.stderr.read()
-        process.communicate()
-    return journal
+        order = {f"tests/{name}.py": number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 @pytest.fixture
@@ -213,7 +75,7 @@ def photos(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def small_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `built` copies."""
-    import small_collection  # which imports this file
+    from tests.helpers import small_collection  # not above: it imports the whole command
 
     return small_collection.build(tmp_path_factory.mktemp("small") / "data").folder
 
@@ -221,7 +83,7 @@ def small_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def built(small_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Built":
     """24 pictures in three colours, in a project of its own that is the working folder."""
-    from small_collection import Built
+    from tests.helpers.small_collection import Built
 
     shutil.copytree(small_template, tmp_path / "data")
     monkeypatch.chdir(tmp_path)

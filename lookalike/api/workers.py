@@ -1,7 +1,7 @@
 """Limits on requests under way, and the thread that embeds pictures in batches.
 
 Pictures that arrive together are embedded together, up to a number: at 8 connections /search gives 1.56 times as many
-answers as at 1 (docs/deploy.md). A vector has the same bits whatever company it was embedded in (tests/test_api.py), so
+answers as at 1 (docs/deploy.md). A vector has the same bits whatever company it was embedded in (tests/api), so
 nobody's hits depend on it.
 """
 

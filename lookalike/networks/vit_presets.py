@@ -63,7 +63,7 @@ def _siglip(patch: int, size: int, layers: int, heads: int, dim: int, mlp: int, 
 
 BASE, LARGE, SMALL = (12, 12, 768), (24, 16, 1024), (12, 6, 384)  # blocks, heads, dimensions
 _TINY_TEXT = Text(vocabulary=600, length=16, layers=2, heads=2, dim=32, mlp=64)
-# Each has as many parameters as KerasHub states for its preset (tests/test_transformers.py).
+# Each has as many parameters as KerasHub states for its preset (tests/networks/test_vit.py).
 TOWERS: dict[str, Tower] = {
     "vit_base_patch16_224_imagenet": _vit(16, 224, *BASE),
     "vit_base_patch16_384_imagenet": _vit(16, 384, *BASE),

@@ -102,6 +102,6 @@ def sees_gpu() -> bool:
 def device() -> str:
     """Describe the CPU and the settings that choose its kernels.
 
-    The number of threads is left out because it changes no bit (tests/test_extraction.py).
+    The number of threads is left out because it changes no bit (tests/extraction/test_extractor.py).
     """
     return "; ".join([machine.cpu_name(), machine.cpu_features(), *machine.environment("ONEDNN_", "DNNL_", "OV_")])
