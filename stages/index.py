@@ -47,9 +47,7 @@ def main() -> None:
                 bar.reset()
             bar.update(rows)
 
-        refinement, tuned, why = fit(
-            collection.features, settings, lambda message: script.notice("index", message), progress
-        )
+        refinement, tuned, why = fit(collection.features, settings, progress)
     with new_folder(args.index) as folder:
         index_files.save(tuned, why, refinement, settings, collection.paths, collection.labels, folder)
         embedding.save(folder)

@@ -1,7 +1,7 @@
 """Fixtures of all tests, and the order that their files come in."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from hypothesis import Phase, settings
 
 pytest.register_assert_rewrite("tests.helpers")  # before they are imported: a failed assert tells its values
 
+from tests.helpers.logged import logged  # noqa: E402
 from tests.helpers.pictures import picture  # noqa: E402
 from tests.helpers.project import Project, copy_project  # noqa: E402
 
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         order = {f"tests/{name}.py": number for number, name in enumerate(LONG)}
         items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What the library logs during the test."""
+    with logged() as messages:
+        yield messages
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from msgspec.structs import replace
 from numpy.lib.format import open_memmap
@@ -52,6 +51,7 @@ from lookalike.base.script import progress_bar
 from lookalike.base.vectors import unit_length
 from lookalike.images import decode
 from lookalike.index import build
+from lookalike.refinement.faiss_setup import faiss
 from lookalike.refinement.refinement import Refinement
 from lookalike.runtimes import openvino
 

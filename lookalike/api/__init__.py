@@ -1,4 +1,4 @@
 """The HTTP interface.
 
-Imports base, artifacts, images, runtimes, refinement, index and collection.
+Imports base, artifacts, images, refinement, runtimes, index and collection.
 """

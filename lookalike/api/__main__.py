@@ -122,7 +122,7 @@ def _answers(document: dict[str, Any], responses: dict[str, Any]) -> Iterator[st
 
 
 if __name__ == "__main__":
-    app, _ = create(Service(Settings(), print))
+    app, _ = create(Service(Settings()))
     if sys.argv[1:] == ["docs"]:
         sys.stdout.write(page(app.openapi()))
     elif sys.argv[1:] == ["openapi"]:

@@ -1,6 +1,7 @@
 """The collection that a server asks, opened anew where its index was rebuilt, and problems where it cannot answer."""
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from lookalike.collection.snapshot import State
 from lookalike.index.tags import TextError
 from lookalike.refinement.faiss_setup import faiss
 
+logger = logging.getLogger(__name__)
+
 NAME_MOST = 200  # characters of a name, a label
 ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # suffixes by format; other formats have their name as suffix
 T = TypeVar("T")
@@ -31,9 +34,9 @@ T = TypeVar("T")
 class ServedCollection:
     """An open collection, and the threads that search it."""
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Take the settings; `open` opens the collection."""
-        self._settings, self._tell = settings, tell
+        self._settings = settings
         self._reopening = threading.Lock()
 
     def open(self) -> None:
@@ -57,11 +60,11 @@ class ServedCollection:
 
     def unavailable(self, error: LookalikeError) -> Problem:
         """Make the problem for an error that the client did not cause, and tell the operator."""
-        self._tell(str(error))  # it names files, which are the operator's to know
+        logger.error(str(error))  # it names files, which are the operator's to know
         return retry(problems.UNAVAILABLE, "the collection cannot be asked now; the server's log says why")
 
     def _open(self) -> Pictures:
-        return Pictures(self._settings.index, self._settings.model, self._settings.changes, self._tell)
+        return Pictures(self._settings.index, self._settings.model, self._settings.changes)
 
     def _asked(self, question: Callable[[Gallery], T]) -> T:
         """Run a question; where the index was rebuilt, open the collection anew first."""

@@ -26,7 +26,7 @@ def run(settings: Settings, host: str, port: int, tell: Callable[[str], None], *
     loopback = is_loopback(host)
     if not loopback and not settings.token:
         tell(f"warning: anybody who reaches {host} can search and change the collection; set {TOKEN_VARIABLE}")
-    service = Service(settings, tell)
+    service = Service(settings)
     service.open()
     _, app = create(service, log=log)
     for number in (signal.SIGTERM, signal.SIGINT):  # what uvicorn passes on after it has ended well

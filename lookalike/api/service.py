@@ -44,10 +44,10 @@ class Item:
 class Service:
     """A collection that is served."""
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Take the settings; `open` opens the collection."""
         self.settings, self.metrics = settings, Metrics()
-        self._collection = ServedCollection(settings, tell)
+        self._collection = ServedCollection(settings)
         self._admission = Admission(settings.queue, self.metrics)
         self.loaded = False
 

@@ -1,4 +1,4 @@
 """Helpers shared by stages, library and faces: errors, files, params, script, vectors, the user's cache folder.
 
-Imports nothing else from the library.
+Imports nothing of the library.
 """

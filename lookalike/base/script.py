@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.base.errors import LookalikeError
+from lookalike.base.log import print_log
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -39,6 +40,7 @@ def run(stage: str, main: Callable[[], None]) -> None:
 
     Any other exception is a bug and keeps its traceback.
     """
+    print_log(stage)
     try:
         main()
     except LookalikeError as error:

@@ -1,6 +1,7 @@
 """The user's cache folder, which keeps work between runs and clones; it is never a stage output."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,8 @@ from typing import TypeVar
 import platformdirs
 
 from lookalike.base.files import write_json
+
+logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found", int, str)
 
@@ -34,14 +37,11 @@ def folder(kind: str) -> Path:
     return root() / kind
 
 
-def remembered(
-    kind: str, name: str, find: Callable[[], Found], tell: Callable[[str], None] = lambda message: None
-) -> Found:
+def remembered(kind: str, name: str, find: Callable[[], Found]) -> Found:
     """Return the cached result of `find`, or call `find` and cache its result.
 
     name  the cache key.
     find  called without arguments.
-    tell  called with the error message if the result cannot be saved.
     """
     path = folder(kind) / f"{name}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # not cached yet, or unreadable
@@ -52,5 +52,5 @@ def remembered(
     try:
         write_json(path, {"found": found})
     except OSError as error:
-        tell(str(error))
+        logger.warning("%s cannot be saved (%s), so it is measured again next time", path.name, error)
     return found

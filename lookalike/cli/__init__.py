@@ -1,4 +1,7 @@
-"""The command `lookalike`: search a collection by picture, change it, and see what it is."""
+"""The command `lookalike`: search a collection by picture, change it, and see what it is.
+
+Imports base, artifacts, images, datasets, index, extraction, collection, report, api and ui.
+"""
 
 from lookalike.cli import (
     changing,

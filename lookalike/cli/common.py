@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from lookalike.base.errors import LookalikeError
+from lookalike.base.log import print_log
 
 if TYPE_CHECKING:  # --help need not wait for what they import
     from lookalike.collection.picture_search import Pictures
@@ -121,6 +122,7 @@ def app() -> None:
     lookalike add new.jpg --label cat
     lookalike ui
     """
+    print_log("lookalike")
 
 
 app.help = with_examples(app.help)
@@ -134,7 +136,7 @@ def open_pictures(where: dict[str, Path], *, decodes: bool = False) -> "Pictures
         decoder.shared().start()
     from lookalike.collection.picture_search import Pictures
 
-    return Pictures(where["index"], where["model"], where["changes"], tell)
+    return Pictures(where["index"], where["model"], where["changes"])
 
 
 def open_thumbnails(opened: "Pictures", images: Path | None, where: dict[str, Path]) -> "Thumbnails":

@@ -1,4 +1,4 @@
 """A built index, open and changeable: search by picture, additions and removals, bundles, thumbnails.
 
-Imports everything below it: base, artifacts, images, networks, refinement, runtimes and index.
+Imports base, artifacts, images, datasets, refinement, runtimes and index.
 """

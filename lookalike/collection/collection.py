@@ -4,7 +4,7 @@ What is built stays as it is, in data/index; what changes is in a journal in dat
 search sees every change that was committed before it began, by this process or another.
 """
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,8 @@ from lookalike.index import build, tags
 from lookalike.index.searcher import Matched
 from lookalike.index.tags import Tags, TextError, Words
 from lookalike.runtimes.text_encoder import Reader
+
+logger = logging.getLogger(__name__)
 
 LABELS = 64  # classes whose rows are remembered; each takes a byte an image
 SAID_WEIGHT = 0.5  # default weight of a text that the network reads, beside a picture
@@ -45,7 +47,6 @@ class Gallery(LiveIndex):
         self,
         folder: Path,
         changes: Path,
-        tell: Callable[[str], None] = lambda message: None,
         embed: Embed | None = None,
         read: Reader | None = None,
     ) -> None:
@@ -53,11 +54,10 @@ class Gallery(LiveIndex):
 
         folder   data/index; its trace lies beside it.
         changes  data/changes.
-        tell     takes what a user should know.
         embed    embeds pictures anew, where changes were made under another network.
         read     embeds texts, where the network can; asked where there are no tags.
         """
-        super().__init__(folder, changes, tell, embed)
+        super().__init__(folder, changes, embed)
         self.tags: Tags | None = tags.load(folder)
         self._read = read
         self._advised = False
@@ -254,7 +254,7 @@ class Gallery(LiveIndex):
         changed = int(np.count_nonzero(~state.present[: len(self.index)])) + len(state.added)
         if changed > REBUILD_SHARE * len(self.index) and not self._advised:
             self._advised = True
-            self._tell(
+            logger.info(
                 f"{changed} changes since {len(self.index)} images were indexed; a search gets slower with them; "
                 "where the images are a folder of yours, fold them and rebuild: lookalike fold, dvc repro"
             )

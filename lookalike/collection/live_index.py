@@ -4,6 +4,7 @@ A state is made from the index and the events since; each later one from the one
 another index was built meanwhile, the first who looks carries the changes over to it.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from lookalike.index import files
 from lookalike.index.searcher import Searcher
 from lookalike.refinement.refinement import Refinement
 
+logger = logging.getLogger(__name__)
+
 Embed = Callable[[bytes], np.ndarray]  # an image file's content -> float32 (D,)
 
 
@@ -37,11 +40,10 @@ class LiveIndex:
         self,
         folder: Path,
         changes: Path,
-        tell: Callable[[str], None] = lambda message: None,
         embed: Embed | None = None,
     ) -> None:
         """Verify, then open what `index` wrote; see Gallery."""
-        self._folder, self._tell, self._embed = folder, tell, embed
+        self._folder, self._embed = folder, embed
         self.fingerprint = verify.verify(folder)
         self._written = verify.written(folder)
         self.embedding = load_embedding(folder)
@@ -168,7 +170,7 @@ class LiveIndex:
 
         moved, left_out = self.journal.rebase(self.fingerprint, self.embedding, keep)
         if moved or left_out:
-            self._tell(
+            logger.info(
                 f"the index was rebuilt: {moved} changes made since the one before are carried over, {left_out} are in "
                 "it already"
             )

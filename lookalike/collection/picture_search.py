@@ -1,7 +1,6 @@
-"""Search by picture: the one object behind every face takes a picture and returns ranked hits, or adds it."""
+"""Search by picture, as the command and the browser page do: take a picture, return ranked hits, or add it."""
 
 import hashlib
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -24,12 +23,10 @@ MAX_PIXELS = 100_000_000  # limit of a picture, which guards memory
 class Pictures:
     """A gallery and its network, asked together. The network is loaded for the first picture that is embedded."""
 
-    def __init__(
-        self, index: Path, model: Path, changes: Path, tell: Callable[[str], None] = lambda message: None
-    ) -> None:
-        """Open what `index` and `model` wrote, and the changes made since. `tell` takes messages for the user."""
+    def __init__(self, index: Path, model: Path, changes: Path) -> None:
+        """Open what `index` and `model` wrote, and the changes made since."""
         self._model = model
-        self.gallery = Gallery(index, changes, tell, self.embed, self.read if descriptions.present(model) else None)
+        self.gallery = Gallery(index, changes, self.embed, self.read if descriptions.present(model) else None)
 
     @cached_property
     def _network(self) -> Embedder:

@@ -1,5 +1,6 @@
 """The user's own images: one subfolder per class, or a CSV of path and label, or a flat folder without labels."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from lookalike.base.csv_rows import rows
 from lookalike.base.errors import LookalikeError
-from lookalike.base.script import notice
 from lookalike.datasets.base import Item, Settings
 from lookalike.images.decode import SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 
 def items(settings: Settings) -> Iterator[Item]:
@@ -51,7 +53,7 @@ def _from_folders(folder: Path) -> dict[str, str]:
         labels[relative.as_posix()] = relative.parts[0] if len(relative.parts) > 1 else ""
     if others:
         endings = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-        notice("download", f"{folder}: files whose ending is not an image's are left out: {endings}")
+        logger.warning(f"{folder}: files whose ending is not an image's are left out: {endings}")
     return labels
 
 

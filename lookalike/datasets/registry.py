@@ -4,13 +4,15 @@ A data set is a module with `items(settings)`, which yields `Item`s in a fixed o
 returns their source as one line.
 """
 
+import logging
 from collections.abc import Iterator
 
 from lookalike.base.errors import LookalikeError
 from lookalike.base.params import UNUSED
-from lookalike.base.script import notice
 from lookalike.datasets import caltech101, digits, folder
 from lookalike.datasets.base import Item, Settings
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Item", "Settings", "items", "origin"]
 
@@ -32,7 +34,7 @@ def items(settings: Settings) -> Iterator[Item]:
         yield item
     unknown = set(settings.exclude) - left_out - {caltech101.BACKGROUND}
     if unknown:
-        notice("download", f"download.exclude names no class of {settings.dataset}: {', '.join(sorted(unknown))}")
+        logger.warning(f"download.exclude names no class of {settings.dataset}: {', '.join(sorted(unknown))}")
 
 
 def _check(settings: Settings) -> None:

@@ -1,4 +1,4 @@
 """Measurement of retrieval quality with held-out queries: protocol, exact ranking, metrics and their intervals.
 
-Imports base, artifacts, refinement and index.
+Imports base, refinement and index.
 """

@@ -1,4 +1,4 @@
 """Embedding of many images, each at most once: embeddings in the cache are not computed again.
 
-Imports base, artifacts, networks and runtimes.
+Imports base, artifacts and runtimes.
 """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lookalike.base import script, user_cache
+from lookalike.base import user_cache
 from lookalike.extraction.cache import Recipe
 from lookalike.runtimes.registry import Embedder, OutOfMemory
 
@@ -22,11 +22,7 @@ def fastest(recipe: Recipe, load: Callable[[int], Embedder]) -> int:
 
     Doubles the batch size from 8 until that gains less than 5 %, or the batch does not fit into memory.
     """
-
-    def tell(error: str) -> None:
-        script.notice("extract", f"the fastest batch size cannot be saved ({error}); another run may find another")
-
-    found = user_cache.remembered("batch_sizes", recipe.fingerprint[:32], lambda: _fastest(recipe, load), tell)
+    found = user_cache.remembered("batch_sizes", recipe.fingerprint[:32], lambda: _fastest(recipe, load))
     return found if isinstance(found, int) else _fastest(recipe, load)
 
 

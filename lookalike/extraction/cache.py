@@ -11,13 +11,14 @@ little, which only costs a second computation.
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,8 @@ import numpy as np
 
 from lookalike.base import user_cache
 from lookalike.base.errors import LookalikeError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1  # version of the file and of the recipe; part of the file's name
 OURS = 0x4C4B414C  # "LKAL", the application id in the header of our files
@@ -65,16 +68,15 @@ class Recipe:
 class EmbeddingCache:
     """The cached embeddings of one recipe. Thread-safe, and processes may share its file.
 
-    with EmbeddingCache(recipe, tell) as cache: found = cache.get(keys)
+    with EmbeddingCache(recipe) as cache: found = cache.get(keys)
 
     Raises LookalikeError when the disk is full; committed rows are kept, and the next run continues from them. After
     any other problem, work continues without saving, or with a new file, and the user is told.
     """
 
-    def __init__(self, recipe: Recipe, tell: Callable[[str], None]) -> None:
-        """Open or create the file; `tell` is called with messages for the user."""
+    def __init__(self, recipe: Recipe) -> None:
+        """Open or create the file."""
         self.recipe = recipe
-        self._tell = tell
         self.path = user_cache.folder("embeddings") / f"{recipe.fingerprint[:32]}{SUFFIX}"
         self._writable = True
         self._waiting: dict[bytes, bytes] = {}
@@ -182,7 +184,7 @@ class EmbeddingCache:
             self._set_aside(error)
         elif self._writable:
             self._writable = False
-            self._tell(
+            _warn_once(
                 f"{self.path.parent}: nothing can be saved there ({error}), so a killed run will start over; make it "
                 "writable, or set LOOKALIKE_CACHE to a folder that is"
             )
@@ -194,11 +196,11 @@ class EmbeddingCache:
                 path = self.path.with_name(self.path.name + suffix)
                 if path.exists():
                     path.replace(path.with_name(path.name + DAMAGED))
-            self._tell(f"{self.path} cannot be read ({error}); it was set aside as *{DAMAGED}, and a new one begun")
+            _warn_once(f"{self.path} cannot be read ({error}); it was set aside as *{DAMAGED}, and a new one begun")
             self._open()
         except (OSError, sqlite3.Error) as denied:
             self._writable = False
-            self._tell(f"{self.path} cannot be read ({error}) nor set aside ({denied}); going on without it")
+            _warn_once(f"{self.path} cannot be read ({error}) nor set aside ({denied}); going on without it")
 
     def _close(self) -> None:
         if self._file:
@@ -228,3 +230,8 @@ def describe(path: Path) -> str:
         return f"{path.name}: cannot be read ({error})"
     names = ("backbone", "layer", "pooling", "image_size", "precision", "batch_size", "runtime")
     return f"{count} images by " + " ".join(str(recipe.get(name, "?")) for name in names)
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)

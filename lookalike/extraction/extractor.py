@@ -1,6 +1,7 @@
 """Embedding of N images, from the cache or through a network, in memory that does not grow with N."""
 
 import hashlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 
 from lookalike.artifacts.descriptions import DESCRIPTION_FILE, describe
-from lookalike.base import script
 from lookalike.base.files import file_digest
 from lookalike.base.params import UNUSED
 from lookalike.extraction.batch_size import fastest as batch_size_of
@@ -22,6 +22,8 @@ from lookalike.extraction.cache import EmbeddingCache, Recipe
 from lookalike.extraction.company import Company, Composer, company_of
 from lookalike.runtimes import registry
 from lookalike.runtimes.code_digest import code_digest
+
+logger = logging.getLogger(__name__)
 
 AHEAD = 3  # blocks read in advance while the network is busy
 
@@ -79,7 +81,7 @@ class Extractor:
         progress: Callable[[int, int], None] = lambda rows, known: None,
     ) -> None:
         """Embed blocks of images with the user's cache; the arguments are those of the function `embed`."""
-        with EmbeddingCache(self.recipe, _tell_once) as cache:
+        with EmbeddingCache(self.recipe) as cache:
             embed(blocks, self.network, self.recipe.batch_size, cache, write, progress, self._company)
 
     def _company(self, network: registry.Embedder) -> Company:
@@ -99,7 +101,7 @@ class Extractor:
 
 @lru_cache
 def _tell_once(message: str) -> None:
-    script.notice("extract", message)
+    logger.info(message)
 
 
 def embed(

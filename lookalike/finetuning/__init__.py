@@ -1,4 +1,4 @@
 """Training the last layers of a network on the gallery's classes.
 
-Imports base, artifacts, networks, runtimes, refinement and evaluation.
+Imports base, artifacts, networks, refinement, runtimes and evaluation.
 """

@@ -1,5 +1,6 @@
 """The training loop: batches through the trained layers, a validation after each epoch, regular checkpoints."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.base import script
 from lookalike.base.script import progress_bar
 from lookalike.evaluation.measure import evaluate
 from lookalike.evaluation.protocol import Split
@@ -18,6 +18,8 @@ from lookalike.finetuning.settings import Settings
 from lookalike.finetuning.training_images import Material
 from lookalike.networks.keras_setup import keras, tf
 from lookalike.refinement.refinement import OFF, Refinement
+
+logger = logging.getLogger(__name__)
 
 EMBED_BATCH = 256  # images per batch when embedding
 SAVE_EVERY = 30.0  # seconds between checkpoints; a kill loses as much work
@@ -74,7 +76,7 @@ class Trainer:
         """
         progress, settings = self.progress, self._settings
         if progress.epoch or progress.step:
-            script.notice("finetune", f"resumed in epoch {progress.epoch + 1} of {settings.epochs}")
+            logger.info(f"resumed in epoch {progress.epoch + 1} of {settings.epochs}")
         elif len(self.material.queries):
             progress.start = progress.best = (
                 self._validate()

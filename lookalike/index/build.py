@@ -1,5 +1,6 @@
 """Building of an index: section `index` of params.yaml, the choice of a kind, training, tuning to a recall."""
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from lookalike.index.tuning import Sample, Tuned, draw, nearest_others, tune
 from lookalike.refinement import refinement as refine
 from lookalike.refinement.faiss_setup import matrix_products
 from lookalike.refinement.refinement import Refinement
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Design", "Index", "Plan", "Sample", "Settings", "build", "build_and_tune", "check_k", "check_queries", "choose",
@@ -58,9 +61,7 @@ class Plan(Section, frozen=True):
         return build(vectors, self.design, self.threads, self.seed)
 
 
-def choose(
-    vectors: np.ndarray, sample: Sample, settings: Settings, tell: Callable[[str], None], progress: Progress
-) -> tuple[Tuned, str]:
+def choose(vectors: np.ndarray, sample: Sample, settings: Settings, progress: Progress) -> tuple[Tuned, str]:
     """Build candidates in order of preference until one reaches `target_recall`; return it and the reason for it.
 
     vectors  float32, (N, D), unit length.
@@ -76,7 +77,7 @@ def choose(
         if tuned.recall >= settings.target_recall:
             return tuned, reason
         failed.append(f"{design.kind}, {design.storage}: {tuned.recall:.4f}")
-        tell(
+        logger.info(
             f"{design.kind}, {design.storage} reaches recall {tuned.recall:.4f}, below {settings.target_recall}; "
             "trying the next"
         )
@@ -149,7 +150,6 @@ def _add(index: Index, vectors: np.ndarray, rows: np.ndarray, threads: int, prog
 def fit(
     features: np.ndarray,
     settings: Settings,
-    tell: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda rows: None,
 ) -> tuple[Refinement, Tuned, str]:
     """Fit the refinement on a gallery's features, float32 (N, D), then choose, build and tune an index of the result.
@@ -166,7 +166,7 @@ def fit(
     vectors = refinement.gallery(features)
     with threadpool_limits(settings.threads):
         sample = _sample(features, refinement, vectors, settings.seed)
-    tuned, why = choose(vectors, sample, settings, tell, progress)
+    tuned, why = choose(vectors, sample, settings, progress)
     return refinement, tuned, why
 
 

@@ -3,6 +3,7 @@
 XLA is not used: on a CPU it is slower (benchmarks/extraction.py), and on a GPU it was not measured.
 """
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.artifacts.descriptions import ARCHITECTURE_FILE, WEIGHTS_FILE
-from lookalike.base import machine, script
+from lookalike.base import machine
 from lookalike.base.errors import LookalikeError
 from lookalike.base.params import UNUSED
 from lookalike.networks.vit_presets import TOWERS
 from lookalike.runtimes.base import Embedder, OutOfMemory, Precision, installed
+
+logger = logging.getLogger(__name__)
 
 GPU_LIBRARIES = "pip install -r requirements/gpu.txt"
 NETWORK_FILES: tuple[str, ...] = (ARCHITECTURE_FILE, WEIGHTS_FILE)
@@ -69,7 +72,7 @@ def sees_gpu() -> bool:
     names, libraries = machine.gpu_names(), _cuda()
     if not libraries:
         if names:
-            script.notice("extract", f"{names[0]} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+            logger.info(f"{names[0]} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
         return False
     if not names and not any("metal" in library for library in libraries):
         return False
@@ -77,7 +80,7 @@ def sees_gpu() -> bool:
 
     seen = bool(tf.config.list_physical_devices("GPU"))
     if names and not seen and not _hidden():
-        script.notice("extract", f"{names[0]} is not used: {_unseen(names[0])}")
+        logger.info(f"{names[0]} is not used: {_unseen(names[0])}")
     return seen
 
 
@@ -96,7 +99,7 @@ def _unseen(name: str) -> str:
 def _without_gpu(name: str) -> None:
     """Print a notice that TensorFlow does not use this GPU; raise LookalikeError if that may be temporary."""
     if not _cuda():
-        script.notice("extract", f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
+        logger.info(f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
     elif not _hidden():
         raise LookalikeError(_unseen(name))  # the cache would take the CPU's embeddings for the GPU's
 

@@ -1,4 +1,4 @@
 """The browser page.
 
-Imports base, artifacts, images, collection and, for captions, report.
+Imports base, artifacts, images, collection and report.
 """

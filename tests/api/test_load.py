@@ -31,7 +31,7 @@ def test_pictures_that_come_together_are_embedded_together(slow: Where) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_company(slow: Where) -> None:
-    service = Service(Settings(slow.index, slow.folder / "model", slow.folder / "changes"), print)
+    service = Service(Settings(slow.index, slow.folder / "model", slow.folder / "changes"))
     service.open()
     embed = service._load(slow.open().gallery.embedding)
     pixels = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)

@@ -26,7 +26,7 @@ def test_threads_that_close_finish_what_waits_but_for_who_gave_up(
     gate = threading.Event()
 
     async def ask() -> Any:
-        served = ServedCollection(where.settings(), print)
+        served = ServedCollection(where.settings())
         served.open()
         questions = (lambda _: gate.wait(), lambda _: 2, lambda _: 3)
         waiting = [asyncio.create_task(served.ask(question)) for question in questions]
@@ -107,7 +107,7 @@ def test_an_index_that_was_rebuilt_is_opened_once_for_all_who_ask(own: Where, mo
         return len(gallery.state)
 
     monkeypatch.setattr("lookalike.api.collection.Pictures", open_pictures)
-    served = ServedCollection(own.settings(), print)
+    served = ServedCollection(own.settings())
     served.open()
     own.rebuild(paths=PATHS[:7])
     threads = ThreadPoolExecutor(2)

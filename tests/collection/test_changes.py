@@ -244,9 +244,8 @@ def test_an_embedding_is_kept_as_float32_whatever_it_came_as(built_index: Built,
     assert np.array_equal(event.embedding, feature(5)) and len(event.vector) == gallery.index.dim
 
 
-def test_that_a_rebuild_is_due_is_said_once(built_index: Built, changes: Path) -> None:
-    told: list[str] = []
-    gallery = built_index.open(changes, tell=told.append)
+def test_that_a_rebuild_is_due_is_said_once(built_index: Built, changes: Path, told: list[str]) -> None:
+    gallery = built_index.open(changes)
     for seed in range(20):
         add(gallery, f"{seed}.png", seed)
         assert len(told) == (seed >= 6), told  # more than a tenth of 60

@@ -43,7 +43,7 @@ def rebuilt(built_index: Built, **options: Any) -> Built:
     return build(built_index.folder, 40, more=more, less=(built_index.paths[1],), **options)
 
 
-def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Path) -> None:
+def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Path, told: list[str]) -> None:
     built_index, before = changed(tmp_path, changes)
     after = rebuilt(built_index, refined=REFINED | {"pca": 9, "power": 1, "augment": 3})
     with pytest.raises(Rebuilt, match=r"index was rebuilt since it was opened; open it again"):
@@ -51,8 +51,7 @@ def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Pa
     for change in (lambda: add(before, "x.png", 1), lambda: before.remove(["open/c.png"])):
         with pytest.raises(LookalikeError, match=r"rebuilt|another index"):
             change()
-    told: list[str] = []
-    gallery = after.open(changes, tell=told.append)
+    gallery = after.open(changes)
     assert len(gallery.state) == len(after.paths)  # one more, one less
     kept = {event.path: event for event in gallery.journal.events()}
     assert kept.keys() == {"open/c.png", "folded/b.png", built_index.paths[2], built_index.paths[3]}
@@ -66,7 +65,7 @@ def test_changes_are_carried_over_to_a_rebuilt_index(tmp_path: Path, changes: Pa
         gallery.journal.image(hashlib.sha256(b"picture 101").hexdigest())  # what nobody needs is not kept
     assert gallery.journal.bound().folded < min(event.number for event in kept.values())
     assert len(told) == 1 and "4 changes made since the one before are carried over, 3 are in it" in told[0]
-    quiet = after.open(changes, tell=told.append)
+    quiet = after.open(changes)
     assert len(quiet.state) == len(gallery.state) and len(told) == 1
     model = Model.of(after, gallery)
     query = model.refinement.project(feature(7)[np.newaxis])[0]
@@ -118,25 +117,25 @@ def test_changes_that_an_index_has_no_need_of_leave_it_as_it_is(tmp_path: Path, 
     assert gallery.similar(built_index.paths[0], Query(5)) == plain.similar(built_index.paths[0], Query(5))
 
 
-def test_where_nothing_is_to_be_carried_over_nothing_is_told(tmp_path: Path, changes: Path) -> None:
-    built_index, told = build(tmp_path / "index", 40), []
+def test_where_nothing_is_to_be_carried_over_nothing_is_told(tmp_path: Path, changes: Path, told: list[str]) -> None:
+    built_index = build(tmp_path / "index", 40)
     gallery = built_index.open(changes)
     add(gallery, "folded/a.png", 101, "folded")
     with gallery.journal.changing(gallery.fingerprint, gallery.embedding) as writer:
         writer.set_folded()
     for augment, count in ((3, 1), (4, 1), (5, 1)):  # rebuilt with it, and twice again
         after = build(built_index.folder, 40, refined=REFINED | {"augment": augment}, more={"folded/a.png": 101})
-        assert len(after.open(changes, tell=told.append).state) == 41
+        assert len(after.open(changes).state) == 41
         assert len(told) == count
     assert "0 changes made since the one before are carried over, 1 are in it already" in told[0]
 
 
 def test_of_two_that_find_another_index_one_carries_changes_over(
-    tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, changes: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     built_index, _ = changed(tmp_path, changes)
-    after, told = rebuilt(built_index, refined=RAW), []
-    late = after.open(changes, tell=told.append)
+    after = rebuilt(built_index, refined=RAW)
+    late = after.open(changes)
     real = late.journal.rebase
 
     def overtaken(*given: Any) -> tuple[int, int]:
@@ -194,7 +193,7 @@ def test_a_change_that_was_made_is_not_called_a_failure_where_the_index_is_rebui
     assert ("x.png" in now) == (how == "add") and ("open/c.png" in now) == (how == "add")
 
 
-def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path) -> None:
+def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path, told: list[str]) -> None:
     built_index, _ = changed(tmp_path, changes)
     before = (changes / "journal.sqlite").read_bytes()
     two = replace(ONE, network=replace(ONE.network, dim=16, fingerprint="two"))
@@ -213,8 +212,7 @@ def test_another_network_embeds_changes_anew(tmp_path: Path, changes: Path) -> N
         embedded.append(content)
         return feature(int(content.split()[1]), 16)
 
-    told: list[str] = []
-    gallery = after.open(changes, tell=told.append, embed=embed)
+    gallery = after.open(changes, embed=embed)
     model = Model(after, gallery)
     hits = gallery.search(feature(104, 16)[np.newaxis], Query(3, label="open"))[0]
     assert [hit.path for hit in hits] == ["open/c.png"]

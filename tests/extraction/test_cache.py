@@ -24,15 +24,15 @@ pytestmark = pytest.mark.slow  # TensorFlow, DVC and kills
 
 
 def fill(count: int = 50) -> Path:
-    with EmbeddingCache(RECIPE, print) as cache:
+    with EmbeddingCache(RECIPE) as cache:
         for key, row in zip(keys_of(count), vectors(count), strict=True):
             cache.put(key, row)
     return cache.path
 
 
-def found(told: list[str], count: int = 50) -> int:
+def found(count: int = 50) -> int:
     """How many of the rows are there; what is there must be right."""
-    with EmbeddingCache(RECIPE, told.append) as cache:
+    with EmbeddingCache(RECIPE) as cache:
         known = cache.get(keys_of(count))
     for key, row in zip(keys_of(count), vectors(count), strict=True):
         assert key not in known or np.array_equal(known[key], row)
@@ -41,12 +41,12 @@ def found(told: list[str], count: int = 50) -> int:
 
 def test_what_is_put_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     fill()
-    assert found([]) == 50
+    assert found() == 50
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("what", ["text", "empty", "truncated", "another program's", "random"])
-def test_a_file_that_is_not_a_cache_is_set_aside(what: str) -> None:
+def test_a_file_that_is_not_a_cache_is_set_aside(what: str, told: list[str]) -> None:
     path = fill()
     content = path.read_bytes()
     if what == "another program's":
@@ -58,21 +58,19 @@ def test_a_file_that_is_not_a_cache_is_set_aside(what: str) -> None:
         path.write_bytes({"text": b"hello", "empty": b"", "truncated": content[: len(content) // 2],
                           "random": RNG.bytes(len(content))}[what])  # fmt: skip
     left = path.read_bytes()
-    told: list[str] = []
-    assert found(told) == 0
+    assert found() == 0
     if what != "empty":
         assert len(told) == 1 and "set aside" in told[0]
         assert path.with_name(path.name + ".damaged").read_bytes() == left  # nothing is lost
     fill()
-    assert found(told) == 50
+    assert found() == 50
 
 
-def test_a_broken_file_that_cannot_be_set_aside_is_left_and_done_without() -> None:
+def test_a_broken_file_that_cannot_be_set_aside_is_left_and_done_without(told: list[str]) -> None:
     path = fill()
     path.write_bytes(b"hello")
     path.with_name(f"{path.name}.damaged").mkdir()
-    told: list[str] = []
-    with EmbeddingCache(RECIPE, told.append) as kept:
+    with EmbeddingCache(RECIPE) as kept:
         kept.put(keys_of(1)[0], vectors(1)[0])
         kept.commit()
         assert kept.get(keys_of(1)) == {}
@@ -85,18 +83,18 @@ def test_a_broken_file_that_cannot_be_set_aside_is_left_and_done_without() -> No
 
 @pytest.mark.parametrize(("lock", "known"), [("IMMEDIATE", 50), ("EXCLUSIVE", 0)])
 def test_a_file_that_another_program_holds_is_read_if_it_may_be(
-    monkeypatch: pytest.MonkeyPatch, lock: str, known: int
+    monkeypatch: pytest.MonkeyPatch, lock: str, known: int, told: list[str]
 ) -> None:
-    path, told = fill(), []
+    path = fill()
     monkeypatch.setattr(embedding_cache, "WAIT", 0.01)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(f"BEGIN {lock}")
-        with EmbeddingCache(RECIPE, told.append) as kept:
+        with EmbeddingCache(RECIPE) as kept:
             assert len(kept.get(keys_of(50))) == known
             kept.put(keys_of(51)[50], vectors(51)[50])
     assert len(told) == 1 and "nothing can be saved there (database is locked)" in told[0]
     assert "set LOOKALIKE_CACHE to a folder that is" in told[0]
-    assert found([], 51) == 50  # as it was
+    assert found(51) == 50  # as it was
 
 
 def test_no_flipped_byte_gives_a_wrong_row() -> None:
@@ -108,10 +106,10 @@ def test_no_flipped_byte_gives_a_wrong_row() -> None:
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
-        missing += found([]) < 50
+        missing += found() < 50
     assert missing > 0
     path.write_bytes(content)
-    assert found([]) == 50
+    assert found() == 50
 
 
 def test_a_row_of_another_length_is_absent() -> None:
@@ -119,24 +117,23 @@ def test_a_row_of_another_length_is_absent() -> None:
     with sqlite3.connect(path) as file:
         file.execute("UPDATE rows SET embedding = substr(embedding, 1, 8)")
     file.close()
-    assert found([]) == 0
+    assert found() == 0
 
 
-def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_write_at_once(tmp_path: Path, told: list[str]) -> None:
     script = tmp_path / "write.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from tests.helpers.cache_rows import RECIPE, keys_of, vectors\n"
         "from lookalike.extraction.cache import EmbeddingCache\n"
-        "with EmbeddingCache(RECIPE, print) as cache:\n"
+        "with EmbeddingCache(RECIPE) as cache:\n"
         "    for key, row in list(zip(keys_of(50), vectors(50)))[int(sys.argv[2])::2]:\n"
         "        cache.put(key, row); cache.commit()\n"
     )
     root = Path(__file__).parents[2]
     writers = [subprocess.Popen([sys.executable, script, root, str(n)]) for n in (0, 1)]
     assert [writer.wait(timeout=patience(120)) for writer in writers] == [0, 0]
-    told: list[str] = []
-    assert (found(told), told) == (50, [])
+    assert (found(), told) == (50, [])
 
 
 WRITE = """
@@ -146,7 +143,7 @@ from tests.helpers.cache_rows import RECIPE
 from lookalike.base import script
 from lookalike.extraction.cache import EmbeddingCache, Recipe
 def main():
-    with EmbeddingCache(RECIPE, lambda text: print('told:', text)) as cache:
+    with EmbeddingCache(RECIPE) as cache:
         for number in range(40_000):
             cache.put(number.to_bytes(32, 'big'), np.zeros(3, np.float32))
             if number % 500 == 0: cache.commit()
@@ -177,27 +174,26 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache_folder: Path, wher
             fill()
         done = unshared(f"{read_only(cache_folder)} && {run}")
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("extract: ")]
     assert len(told) == 1 and "nothing can be saved there" in told[0] and "LOOKALIKE_CACHE" in told[0]
     assert "to the end" in done.stdout
 
 
-def test_a_cache_that_is_pruned_while_it_is_written_goes_on_in_a_new_file() -> None:
-    told: list[str] = []
-    with EmbeddingCache(RECIPE, told.append) as cache:
+def test_a_cache_that_is_pruned_while_it_is_written_goes_on_in_a_new_file(told: list[str]) -> None:
+    with EmbeddingCache(RECIPE) as cache:
         for number, (key, row) in enumerate(zip(keys_of(50), vectors(50), strict=True)):
             cache.put(key, row)
             cache.commit()
             if number == 20:
                 cache.path.unlink()
     assert told == []
-    assert found([]) == 29
+    assert found() == 29
 
 
 def test_a_full_disk_keeps_what_was_committed(cache_folder: Path) -> None:
     """SQLite is told that the disk ends here; what was there before is there afterwards."""
     fill()
-    with EmbeddingCache(RECIPE, print) as cache:
+    with EmbeddingCache(RECIPE) as cache:
         pages = cache._file.execute("PRAGMA page_count").fetchone()[0]
         cache._file.execute(f"PRAGMA max_page_count = {pages}")
         for number in range(10_000):
@@ -205,7 +201,7 @@ def test_a_full_disk_keeps_what_was_committed(cache_folder: Path) -> None:
         with pytest.raises(LookalikeError, match="the disk is full"):
             cache.commit()
         cache._waiting.clear()
-    assert found([]) == 50
+    assert found() == 50
 
 
 def test_each_file_of_the_cache_is_listed_as_what_it_is(cache_folder: Path) -> None:

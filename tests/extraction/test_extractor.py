@@ -101,7 +101,7 @@ def test_company_is_measured_and_does_not_show(network, expected: str, cache_fol
 
     def rows(pixels: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
         result = np.full((len(pixels), 3), np.nan, np.float32)
-        with EmbeddingCache(recipe, print) as kept:
+        with EmbeddingCache(recipe) as kept:
             embed(
                 [pixels[:5], pixels[5:]], lambda: counted, 4, kept, result.__setitem__,
                 company=lambda loaded: company_of(recipe, loaded),
@@ -129,7 +129,7 @@ def test_without_care_for_company_rows_would_differ() -> None:
     found = []
     for order in (np.arange(20), np.arange(20)[::-1]):
         result = np.zeros((20, 3), np.float32)
-        with EmbeddingCache(replace(RECIPE, code=str(order[0])), print) as kept:
+        with EmbeddingCache(replace(RECIPE, code=str(order[0]))) as kept:
             embed([PIXELS[order]], lambda: by_place, 4, kept, result.__setitem__)
         found.append(result[np.argsort(order)])
     assert not np.array_equal(*found)
@@ -242,7 +242,7 @@ def test_nothing_is_embedded_twice(small: Path) -> None:
 
     def images_run(pixels: np.ndarray) -> int:
         runs.clear()
-        with EmbeddingCache(extractor.recipe, print) as cache:
+        with EmbeddingCache(extractor.recipe) as cache:
             embed([pixels], counted, 4, cache, lambda rows, block: None)
         return sum(runs)
 
@@ -250,7 +250,7 @@ def test_nothing_is_embedded_twice(small: Path) -> None:
     assert images_run(PIXELS[:10]) == 0
     assert images_run(PIXELS) == 10
     assert images_run(PIXELS[[3, 3, 19, 5]]) == 0
-    with EmbeddingCache(extractor.recipe, print) as cache:  # twins in other blocks, some batches on
+    with EmbeddingCache(extractor.recipe) as cache:  # twins in other blocks, some batches on
         runs.clear()
         strangers = PIXELS // 2
         blocks = [strangers[:3], strangers[[0, 3, 4, 1, 5, 6, 7, 8, 0, 3]], strangers[[9, 2, 8, 10, 11, 12, 13, 9, 7]]]
@@ -284,10 +284,10 @@ def test_images_that_cannot_be_read_are_said_and_what_was_embedded_is_kept() -> 
         return batch.mean(axis=(1, 2), dtype=np.float32)
 
     written: list[int] = []
-    with pytest.raises(OSError, match=r"Input/output error: 'images\.npy'"), EmbeddingCache(RECIPE, print) as kept:
+    with pytest.raises(OSError, match=r"Input/output error: 'images\.npy'"), EmbeddingCache(RECIPE) as kept:
         embed(images(), lambda: network, 4, kept, lambda rows, block: written.extend(rows.tolist()))
     assert written == [0, 1, 2, 3]
-    with EmbeddingCache(RECIPE, print) as kept:
+    with EmbeddingCache(RECIPE) as kept:
         assert len(kept.get([hashlib.sha256(image.data).digest() for image in PIXELS])) == 4
 
 

@@ -17,6 +17,7 @@ from lookalike.collection.hits import Hit
 from lookalike.collection.journal import Event
 from lookalike.collection.query import Query
 from lookalike.refinement import refinement
+from tests.helpers.logged import logged
 from tests.helpers.small_collection import write_index
 
 D = 24
@@ -140,8 +141,8 @@ class Model:
 
 def everything(built_index: Built, changes: Path) -> Any:
     """All that a user can learn from a collection."""
-    told: list[str] = []
-    gallery = built_index.open(changes, tell=told.append)
+    with logged() as told:
+        gallery = built_index.open(changes)
     hits = gallery.search(np.stack([feature(1), feature(9)]), Query(40))
     events = gallery.journal.events()
     pictures = [gallery.journal.image(event.image) for event in events if event.image]

@@ -193,7 +193,7 @@ def answered_here(
     where: Where, settings: dict[str, Any], ask: Callable[[httpx.AsyncClient], Any], load: bool = True,
     raising: bool = True,
 ) -> Any:  # fmt: skip
-    service = Service(where.settings(**settings), print)
+    service = Service(where.settings(**settings))
     service.open()
     if load:
         service.load().result()

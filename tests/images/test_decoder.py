@@ -264,7 +264,7 @@ def test_a_server_answers_and_nothing_burns_on(built: Built) -> None:
 
     folders = (built.folder / name for name in ("index", "model", "changes", "raw"))
     decoding.SECONDS = 1000.0
-    service = Service(Settings(*folders, seconds=1), print)
+    service = Service(Settings(*folders, seconds=1))
     service.open()
     service.load().result()
     me, before, mine = psutil.Process(), burnt(), set(psutil.Process().children())

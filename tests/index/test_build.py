@@ -16,8 +16,8 @@ from lookalike.refinement.faiss_setup import faiss
 from tests.helpers.index_parts import GRAPH, LISTS, PLANS, QUERIES, VECTORS, exactly, settings, vectors_of
 
 
-def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample, news, calls = object(), [], []
+def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    sample, calls = object(), []
     recalls = iter([0.2, 0.899, 0.9])
 
     def built(*arguments: Any) -> Tuned:
@@ -25,10 +25,10 @@ def test_the_first_that_reaches_the_recall_is_chosen(monkeypatch: pytest.MonkeyP
         return Tuned(arguments[1], next(recalls), 5.0)
 
     monkeypatch.setattr(build, "build_and_tune", built)
-    tuned, why = build.choose(VECTORS, sample, settings(), news.append, print)
+    tuned, why = build.choose(VECTORS, sample, settings(), print)
     assert (tuned.index.kind, tuned.index.storage) == ("ivf", "float16")
     assert why == "what is quicker takes too much or finds too little; 0.0 MB, no limit"
-    assert news == [
+    assert told == [
         "flat, float32 reaches recall 0.2000, below 0.9; trying the next",
         "hnsw, float16 reaches recall 0.8990, below 0.9; trying the next",
     ]
@@ -43,11 +43,11 @@ def test_where_none_reaches_it_all_are_told(monkeypatch: pytest.MonkeyPatch) -> 
         "index.storage int8, index.memory 4 MB; lower it, allow more memory (0 for no limit), or set kind and "
         "storage to auto"
     ):
-        build.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print, print)
+        build.choose(VECTORS, None, settings(kind="hnsw", storage="int8", memory=4), print)
     with pytest.raises(LookalikeError, match=r"no candidate index reaches \(ivf, int8: 0\.5124; flat, float16: 0"):
-        build.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), lambda _: None, print)
+        build.choose(np.zeros((65_537, 8), np.float32), None, settings(memory=2), print)
     with pytest.raises(LookalikeError, match=r"\(flat, int8: 0\.5124; hnsw, int8: 0\.5124; ivf, int8: 0\.5124; flat"):
-        build.choose(VECTORS, None, settings(storage="int8"), lambda _: None, print)
+        build.choose(VECTORS, None, settings(storage="int8"), print)
 
 
 class Noted(Index):

@@ -78,6 +78,15 @@ def test_packages_import_from_lower_floors_only() -> None:
                 assert FLOORS.index(parts[1]) < FLOORS.index(own), f"{path.name} imports {file}"
 
 
+@pytest.mark.parametrize("package", FLOORS)
+def test_a_package_says_what_it_imports(package: str) -> None:
+    files = {file for path in (ROOT / "lookalike" / package).rglob("*.py") for file in named_imports(path)}
+    parts = {Path(file).parts for file in files if file.startswith("lookalike/")}
+    used = [floor for floor in FLOORS if floor != package and any(part[1] == floor for part in parts)]
+    said = " and ".join(filter(None, [", ".join(used[:-1]), used[-1]])) if used else "nothing of the library"
+    assert f"Imports {said}." in " ".join((ROOT / "lookalike" / package / "__init__.py").read_text().split())
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_declares_the_sections_it_loads(name: str) -> None:
     """Not one more, which would re-run it in vain; that it needs not one more, its run in the sandbox shows."""

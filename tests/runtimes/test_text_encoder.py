@@ -162,7 +162,7 @@ def test_http_searches_with_a_text(collection: Path, opened: Pictures, tmp_path:
     from lookalike.api.service import Service
     from lookalike.api.settings import Settings
 
-    service = Service(Settings(collection / "index", collection / "model", tmp_path / "none"), print)
+    service = Service(Settings(collection / "index", collection / "model", tmp_path / "none"))
     service.open()
     service.load().result()
     content, wanted = (collection / "raw/green/3.png").read_bytes(), opened.search(None, Query(3, text="a red shoe"))
