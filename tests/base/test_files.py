@@ -17,7 +17,7 @@ from tests.helpers.project import ROOT
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lookalike import files
+from lookalike.base import files
 target = Path(sys.argv[2])
 with {"new_folder": files.new_folder, "new_file": files.new_file,
       "new_files": lambda path: files.new_files(path, "test")}[sys.argv[1]](target) as partial:
