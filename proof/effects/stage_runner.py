@@ -4,7 +4,6 @@ Importing TensorFlow takes longer than these stages do, so a process imports all
 for each (multiprocessing's forkserver).
 """
 
-import gc
 import hashlib
 import json
 import multiprocessing
@@ -38,7 +37,7 @@ WARM = [
     "lookalike.finetuning.finetune",
     "scipy.linalg", "sklearn.datasets", "sklearn.feature_extraction.text", "sklearn.manifold",
     "proof.effects.graph", "proof.effects.trials",  # what a process of ours imports anyway
-    "proof.effects.stage_runner",
+    "proof.effects.frozen",  # last
 ]  # fmt: skip
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -177,7 +176,7 @@ class Bench:
 
     def _graph(self, params: Params) -> dict[str, Stage]:
         """The stages that these settings need, as DVC sees them."""
-        files = [path for path in self.root.glob("*/dvc.yaml") if path.is_file()] + [self.root / "dvc.yaml"]
+        files = [path for path in self.root.glob("stages/*/dvc.yaml") if path.is_file()] + [self.root / "dvc.yaml"]
         texts = {path.relative_to(self.root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(files)}
         named = sorted({name for text in texts.values() for name in re.findall(r"\$\{([\w.]+)\}", text)} - {"item"})
         values = json.dumps([look_up(params, name) for name in named])
@@ -188,7 +187,7 @@ class Bench:
                     (folder / ".dvc").mkdir()
                     (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
                     for file, text in (texts | {"params.yaml": yaml.safe_dump(params, sort_keys=False)}).items():
-                        (folder / file).parent.mkdir(exist_ok=True)
+                        (folder / file).parent.mkdir(parents=True, exist_ok=True)
                         (folder / file).write_text(text, encoding="utf-8")
                     self._graphs[values] = default_stages(stages(folder))
             return self._graphs[values]
@@ -235,7 +234,3 @@ def digest(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     lines = "".join(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-gc.collect()
-gc.freeze()
