@@ -256,7 +256,7 @@ def timeless(path: Path) -> str:
     def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: without(item) for key, item in value.items() if not key.endswith(("_ms", "_p50"))}
-        return value
+        return [without(item) for item in value] if isinstance(value, list) else value
 
     if path.suffix == ".json":
         try:
