@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the order that their files come in."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         order = {f"tests/{name}.py": number for number, name in enumerate(LONG)}
         items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def _prints_no_log() -> Iterator[None]:
+    """A script or command that ran in this process goes on printing the log; the next test has a quiet one."""
+    yield
+    library = logging.getLogger("lookalike")
+    library.handlers.clear()
+    library.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_an_error_that_was_not_foreseen_says_nothing_and_the_next_request_is_tri
     assert after.status_code == 200
 
 
-def test_a_damaged_journal_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_journal_is_the_operators_to_mend(own: Where, told: list[str]) -> None:
     own.journal.parent.mkdir()
 
     async def ask(client: httpx.AsyncClient) -> Any:
@@ -122,11 +122,11 @@ def test_a_damaged_journal_is_the_operators_to_mend(own: Where, capsys: pytest.C
 
     damaged, mended = answered_here(own, {}, ask, load=False)
     assert is_problem(damaged, problems.UNAVAILABLE) and mended.status_code == 200
-    assert f"{own.journal} cannot be read" in (said := capsys.readouterr().out) and "restore it from a backup" in said
+    assert f"{own.journal} cannot be read" in (said := "\n".join(told)) and "restore it from a backup" in said
 
 
 def test_a_journal_that_another_process_keeps_locked_changes_nothing(
-    own: Where, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own: Where, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     monkeypatch.setattr("lookalike.collection.journal.WAIT", 0.05)
 
@@ -142,7 +142,7 @@ def test_a_journal_that_another_process_keeps_locked_changes_nothing(
 
     refused, images, after = answered_here(own, ONE_BY_ONE, ask)
     assert all(is_problem(answer, problems.UNAVAILABLE) for answer in refused) and images == len(PATHS) + 1
-    assert "nothing was changed, try again" in capsys.readouterr().out
+    assert "nothing was changed, try again" in "\n".join(told)
     assert [answer.status_code for answer in after] == [201, 204]
 
 
@@ -177,9 +177,7 @@ def test_an_index_rebuilt_while_a_picture_is_embedded_is_asked_once_more(
         assert is_problem(answer, problems.UNAVAILABLE) and "being rebuilt" in answer.json()["detail"]
 
 
-def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(
-    own: Where, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(own: Where, told: list[str]) -> None:
     async def ask(client: httpx.AsyncClient) -> Any:
         own.rebuild(Embedding(replace(describe(own.folder / "model"), fingerprint="another"), SIZE, "pad"))
         apart = await client.post("/search", content=own.content())
@@ -188,10 +186,10 @@ def test_an_index_of_another_network_than_the_servers_is_the_operators_to_mend(
 
     apart, together = answered_here(own, ONE_BY_ONE, ask)
     assert is_problem(apart, problems.UNAVAILABLE) and together.status_code == 200
-    assert "the index was made by small another" in (said := capsys.readouterr().out) and "dvc repro index" in said
+    assert "the index was made by small another" in (said := "\n".join(told)) and "dvc repro index" in said
 
 
-def test_a_broken_reader_of_texts_is_the_operators_to_mend(own: Where, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_reader_of_texts_is_the_operators_to_mend(own: Where, told: list[str]) -> None:
     for name in descriptions.FILES:
         (own.folder / "model" / name).write_text("broken")
 
@@ -200,7 +198,7 @@ def test_a_broken_reader_of_texts_is_the_operators_to_mend(own: Where, capsys: p
 
     for answer in answered_here(own, {}, ask, load=False):
         assert is_problem(answer, problems.UNAVAILABLE)
-    assert re.search("cannot read texts: .*dvc repro --force model|tokenizers, .*pip install", capsys.readouterr().out)
+    assert re.search("cannot read texts: .*dvc repro --force model|tokenizers, .*pip install", "\n".join(told))
 
 
 def test_a_collection_of_one_image_or_none_has_nothing_like_it(own: Where) -> None:
@@ -222,9 +220,7 @@ def test_an_original_that_cannot_be_decoded_is_not_served(own: Where) -> None:
     assert is_problem(answer, problems.NO_ORIGINAL) and "cannot be decoded" in answer.json()["detail"]
 
 
-def test_damaged_pictures_of_a_journal_or_a_bundle_are_the_operators_to_mend(
-    own: Where, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_pictures_of_a_journal_or_a_bundle_are_the_operators_to_mend(own: Where, told: list[str]) -> None:
     async def ask(client: httpx.AsyncClient) -> Any:
         added = (await client.post("/items?name=a.png", content=own.content())).headers["location"]
         with closing(sqlite3.connect(own.journal)) as file:
@@ -234,7 +230,7 @@ def test_damaged_pictures_of_a_journal_or_a_bundle_are_the_operators_to_mend(
         return await client.get(f"{added}/image"), await client.get(f"{ITEM}/image")
 
     assert all(is_problem(answer, problems.UNAVAILABLE) for answer in answered_here(own, ONE_BY_ONE, ask))
-    said = capsys.readouterr().out
+    said = "\n".join(told)
     assert "is damaged); restore it from a backup" in said and "lookalike bundle" in said
 
 
