@@ -125,12 +125,12 @@ def test_a_setting_that_would_be_ignored_is_an_error(key: str, value: str, wante
         listed(**{key: value})
 
 
-def test_what_is_left_out_is_said(photos: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_said(photos: Callable[..., Path], told: list[str]) -> None:
     folder = photos(cat=1)
     for name in ("a.heic", "b.HEIC", "c.txt"):
         (folder / "cat" / name).write_bytes(b"")
     listed(dataset="folder", folder=str(folder), exclude=["dgo"])
-    said = capsys.readouterr().err
+    said = "\n".join(told)
     assert "are left out: .heic 2, .txt 1" in said
     assert "download.exclude names no class of folder: dgo" in said
 

@@ -161,14 +161,14 @@ def test_places_are_mostly_filled() -> None:
     ],
 )
 def test_auto_is_a_gpu_where_a_runtime_sees_one(
-    gpu, libraries, seen, precision, expected, said, monkeypatch, capsys
+    gpu, libraries, seen, precision, expected, said, monkeypatch, told
 ) -> None:
     monkeypatch.setattr("lookalike.base.machine.gpu_names", lambda: gpu)
     monkeypatch.setattr(registry.tensorflow, "_cuda", lambda: libraries)
     monkeypatch.setattr("lookalike.networks.keras_setup.tf.config.list_physical_devices", lambda _: ["GPU:0"] * seen)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert registry.chosen("auto", precision) == expected
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(said, "\n".join(told))
     assert registry.chosen("tensorflow", precision) == "tensorflow"
 
 
