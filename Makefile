@@ -51,7 +51,7 @@ endef
 
 all: .venv/pipeline
 	$(RUN) dvc repro
-	$(RUN) dvc metrics diff --all
+	$(RUN) dvc metrics diff --all --targets metrics/metrics.json
 	@$(RUN) python proof/committed.py
 
 serve: .venv/serve
