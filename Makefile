@@ -1,7 +1,7 @@
 # make        set up and run the pipeline; ends with the figures, yours beside the committed ones
 # make serve  set up and serve the built collection on http://127.0.0.1:8000
 # make image  build the container's image and ask it, without Docker; root, buildah and debootstrap: docs/deploy.md
-# make check  set up and run the checks, and the tests that take no stage, server or browser: about a minute on 2 cores
+# make check  set up and run the checks, and the tests that take no stage, server or browser: a minute and a half on 2 cores
 # make test   set up and run every check and test; about 17 minutes; does nothing if they passed on these very files
 # make real   the tests with Caltech-101 and ImageNet weights, from the folder REAL: docs/tests.md; some minutes
 # make coverage  which branches of the library no test takes; a run that was stopped goes on where it was

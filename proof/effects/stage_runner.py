@@ -1,7 +1,7 @@
 """Stages, run on a small data set under many settings: what went in decides whether one runs again, as it does for DVC.
 
-Importing TensorFlow takes longer than these stages do, so a process imports all that they need, once, and is copied
-for each (multiprocessing's forkserver).
+Importing what they need takes 6 s, longer than these stages do, so a process imports it once, and is copied for each
+(multiprocessing's forkserver).
 """
 
 import hashlib
