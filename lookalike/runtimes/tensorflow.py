@@ -67,7 +67,7 @@ def load(
 def sees_gpu() -> bool:
     """Return whether TensorFlow sees a GPU; import TensorFlow only if there may be one.
 
-    Prints a notice if there is a GPU that is not used, with the reason.
+    Logs why, if there is a GPU that is not used.
     """
     names, libraries = machine.gpu_names(), _cuda()
     if not libraries:
@@ -97,7 +97,7 @@ def _unseen(name: str) -> str:
 
 
 def _without_gpu(name: str) -> None:
-    """Print a notice that TensorFlow does not use this GPU; raise LookalikeError if that may be temporary."""
+    """Log that TensorFlow does not use this GPU; raise LookalikeError if that may be temporary."""
     if not _cuda():
         logger.info(f"{name} is not used; for TensorFlow to use it: {GPU_LIBRARIES}")
     elif not _hidden():
